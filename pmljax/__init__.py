@@ -1,0 +1,30 @@
+"""pmljax: video object segmentation by pixel-wise metric learning, in JAX.
+
+model = pmljax.load("color")
+for labels in pmljax.segment(model, pmljax.frames("clip.mp4"), pmljax.labels("first.png")):
+    ...                                                # uint8 [h, w]
+"""
+
+from pmljax.config import ModelConfig
+from pmljax.model import Model, create, embed
+from pmljax.weights import load
+from pmljax.retrieval import nearest, vote
+from pmljax.loss import triplet_loss
+from pmljax.references import References
+from pmljax.segment import Preset, segment, segment_frame, start, step
+from pmljax.data.sources import open_frames as frames
+from pmljax.labels import read_labels as labels
+from pmljax.errors import InputError
+
+__all__ = [
+    # Models
+    "Model", "ModelConfig", "create", "embed", "load",
+    # Retrieval and segmentation
+    "Preset", "References", "nearest", "segment", "segment_frame", "start", "step", "vote",
+    # Training
+    "triplet_loss",
+    # Files
+    "frames", "labels",
+    # Errors
+    "InputError",
+]  # fmt: skip

@@ -1,0 +1,125 @@
+"""What a network is: a frozen configuration, and those that have names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from pmljax.errors import InputError
+from pmljax.resnet import BLOCKS, Geometry, NormKind, grid_size
+
+Scaling = Literal["imagenet", "bgr", "rgb", "standardise"]
+Position = Literal["none", "yx", "yxt", "zeros", "ijn"]
+
+POSITION_CHANNELS = {"none": 0, "yx": 2, "yxt": 3, "zeros": 2, "ijn": 3}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a network is. Everything that changes its output is here; a file of weights carries it."""
+
+    name: str
+    depth: int = 101
+    """Of the ResNet: 18, 34, 50, 101, 152. 0: no network; colour and place are the embedding."""
+    width: int = 64
+    """Channels of the stem."""
+    geometry: Geometry = "deeplab"
+    stride: int = 8
+    """Pixels a cell: 4, 8 or 16."""
+    norm: NormKind = "batch"
+    taps: tuple[int, ...] = (4,)
+    """The stages whose outputs, concatenated, the head sees."""
+    head: tuple[tuple[int, int], ...] = ((3, 512), (1, 128))
+    """(kernel, channels) of each convolution, ReLU in between; the last is the embedding."""
+    position: Position = "none"
+    """Channels put beside the head's input. yx: 8i/H, 8j/W; yxt: and min(n/100, 1), n the frame's number; ijn: raw
+    numbers (bf-vos); zeros: two channels of zeros, which is what sydney0zq's code really does."""
+    unit: bool = True
+    """Whether embeddings have unit length."""
+    scaling: Scaling = "imagenet"
+    input_size: tuple[int, int] | None = None
+    """(h, w) to which every frame is resized (nearest, any aspect), as the reproductions do. None: the frame's own."""
+    half_pixel: bool = False
+    """Whether results grow by half-pixel interpolation, as in the reproductions, instead of from the cells' centres."""
+    dtype: str = "float32"
+    """Of the computation; parameters are float32."""
+
+    def __post_init__(self):
+        if self.depth not in (0, *BLOCKS):
+            raise InputError(f"depth {self.depth}: expected one of {', '.join(map(str, BLOCKS))} (or 0: colours)")
+        if self.stride not in (4, 8, 16):
+            raise InputError(f"stride {self.stride}: expected 4, 8 or 16")
+        if self.dtype not in ("float32", "bfloat16", "float64"):
+            raise InputError(f"dtype {self.dtype}: expected float32 or bfloat16")
+        # Stages before the last stride lie on a finer grid.
+        low = {4: 1, 8: 2, 16: 3}[self.stride]
+        if not self.taps or not all(low <= tap <= 4 for tap in self.taps):
+            raise InputError(f"taps {self.taps}: expected stages {low}…4, which lie on the stride-{self.stride} grid")
+
+    @property
+    def precision(self) -> Any:
+        """The dtype of preprocessed frames and of embeddings: distances need full precision even where the network does not."""
+        return jnp.float64 if self.dtype == "float64" else jnp.float32
+
+    @property
+    def dimensions(self) -> int:
+        """d: length of an embedding."""
+        return self.head[-1][1] if self.depth else 5
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(y, x) of the grid for a picture of `size` (h, w) as the network sees it."""
+        return grid_size(size[0], self.geometry, self.stride), grid_size(size[1], self.geometry, self.stride)
+
+    def seen(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+        """(h, w) as the network sees a frame of `size`: a short side over `short_side` is scaled down to it."""
+        if self.input_size:
+            return self.input_size
+        h, w = size
+        if short_side is None or min(h, w) <= short_side:
+            return size
+        scale = short_side / min(h, w)
+        return (short_side, round(w * scale)) if h <= w else (round(h * scale), short_side)
+
+
+NAMED = {
+    config.name: config
+    for config in (
+        ModelConfig("color", depth=0, unit=False),
+        # For a CPU: the trial of DESIGN's "Measured, to start from".
+        ModelConfig("small", 18, 32, norm="group", taps=(2, 3, 4), head=((1, 128), (1, 64))),
+        ModelConfig("base", 50, 64, norm="group", taps=(2, 3, 4), head=((1, 256), (1, 128))),
+        # Our reading of the paper; d, the depth of the head and the trunk are sourced in METHOD §1, the 3×3 and its
+        # 512 channels, the scaling of the position and the unit length are unconfirmed.
+        ModelConfig("paper", 101, head=((3, 512), (1, 128)), position="yxt", scaling="bgr"),
+        # The two PyTorch reproductions as they run (METHOD §1, §4). Their resizing was Pillow's default: nearest then.
+        ModelConfig(
+            "sydney0zq",
+            101,
+            head=((3, 128), (1, 128), (1, 128)),
+            position="zeros",
+            scaling="rgb",
+            input_size=(480, 854),
+            half_pixel=True,
+        ),
+        ModelConfig(
+            "bfvos",
+            101,
+            head=((1, 128), (1, 128)),
+            position="ijn",
+            scaling="standardise",
+            input_size=(256, 256),
+            half_pixel=True,
+        ),
+    )
+}
+
+
+def named(config: ModelConfig | str) -> ModelConfig:
+    """The configuration of a name; InputError if there is none."""
+    if isinstance(config, ModelConfig):
+        return config
+    if config not in NAMED:
+        raise InputError(f"model {config}: expected one of {', '.join(NAMED)}")
+    return NAMED[config]

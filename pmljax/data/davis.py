@@ -1,0 +1,86 @@
+"""DAVIS folders: `JPEGImages/480p/SEQ/NNNNN.jpg`, `Annotations/480p/SEQ/NNNNN.png`, `ImageSets/YEAR/SPLIT.txt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pmljax.data.frames import Frames
+from pmljax.data.images import list_images, natural_key, open_files
+from pmljax.errors import InputError
+
+
+class Sequence(NamedTuple):
+    """One video of a data set: its frames' files, and the annotation files by frame name."""
+
+    name: str
+    files: list[Path]
+    annotations: dict[str, Path]
+
+    def frames(self) -> Frames:
+        """The frames as a stream; InputError if there are none."""
+        if not self.files:
+            raise InputError(f"{self.name}: found no frames; expected JPEGImages/…/{self.name}/NNNNN.jpg")
+        return open_files(self.files[0].parent, self.files)
+
+    def counted(self) -> list[tuple[str, Path]]:
+        """(frame, its annotation) of every frame that is scored: all but the first and the last.
+
+        InputError if one of them has no annotation, or none is left.
+        """
+        names = [path.stem for path in self.files] or list(self.annotations)
+        folder = next(iter(self.annotations.values())).parent
+        missing = [name for name in names if name not in self.annotations]
+        if missing:
+            raise InputError(f"{folder / missing[0]}.png: no such file; expected the annotation of every frame")
+        if len(names) < 3:
+            raise InputError(
+                f"{folder}: found {len(names)} frames; expected 3 or more, as the first and the last do not count"
+            )
+        return [(name, self.annotations[name]) for name in names[1:-1]]
+
+
+def find_split(root: str | Path, split: str, year: int | None = None) -> tuple[int, list[str]]:
+    """(year, names of the sequences) of `split`.
+
+    `year` defaults to the one whose ImageSets holds the split; where both do, 2017; where none does, DAVIS-2016's own
+    ImageSets/480p, which lists pairs of files.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; expected a DAVIS root with JPEGImages, Annotations and ImageSets")
+    listed = {y: root / "ImageSets" / str(y) / f"{split}.txt" for y in (2017, 2016)}
+    pairs = root / "ImageSets" / "480p" / f"{split}.txt"
+    if year is not None and year not in listed:
+        raise InputError(f"--year {year}: expected 2016 (one object) or 2017 (several)")
+    chosen = year or next((y for y, path in listed.items() if path.is_file()), 2016)
+    if listed[chosen].is_file():
+        names = [line.strip() for line in listed[chosen].read_text().splitlines() if line.strip()]
+    elif chosen == 2016 and pairs.is_file():
+        lines = [line.split()[0].split("/") for line in pairs.read_text().splitlines() if line.strip()]
+        if any(len(parts) < 2 for parts in lines):
+            raise InputError(f"{pairs}: expected lines of two paths, JPEGImages/…/SEQUENCE/NNNNN.jpg Annotations/…")
+        names = list(dict.fromkeys(parts[-2] for parts in lines))
+    else:
+        there = sorted(str(p.relative_to(root)) for p in (root / "ImageSets").glob("*/*.txt"))
+        raise InputError(
+            f"{listed[chosen]}: no such split; expected one of {', '.join(there) or 'ImageSets/YEAR/*.txt'}"
+        )
+    if not names:
+        raise InputError(f"{listed[chosen]}: found an empty list; expected a name of a sequence a line")
+    return chosen, names
+
+
+def open_sequence(root: str | Path, name: str, resolution: str = "480p") -> Sequence:
+    """The files of one sequence. Annotations may be sparse; which frames must have one is the caller's concern."""
+    pictures = Path(root) / "JPEGImages" / resolution / name
+    annotated = Path(root) / "Annotations" / resolution / name
+    if not annotated.is_dir():
+        raise InputError(f"{annotated}: no such folder; expected the annotation of {name}")
+    files = list_images(pictures) if pictures.is_dir() else []
+    masks = sorted(
+        (p for p in annotated.glob("*.png") if not p.name.startswith(".")), key=lambda p: natural_key(p.name)
+    )
+    if not masks:
+        raise InputError(f"{annotated}: found no annotation; expected at least the first frame's, NNNNN.png")
+    return Sequence(name, files, {p.stem: p for p in masks})

@@ -1,0 +1,145 @@
+"""Made clips: textured objects that move, turn, hide each other and pass behind a post, before a background that drifts.
+
+A pure function of a key, on the device. One of the things that move is a distractor: coloured like object 1, but
+background in the labels. Axes: `t` frame, `h w` image.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+WAVES = 12  # of a texture
+HARMONICS = 5  # of an outline
+
+
+class Clip(NamedTuple):
+    """frames: uint8 `[t, h, w, 3]`.  labels: uint8 `[t, h, w]`, 0 background, 1…objects."""
+
+    frames: jax.Array
+    labels: jax.Array
+
+
+class _Layer(NamedTuple):
+    """One thing in the scene: how it looks, in its own coordinates, and how it moves, in units of the short side."""
+
+    colour: jax.Array  # [3], 0…1
+    waves: jax.Array  # [WAVES, 2] frequencies
+    phases: jax.Array  # [WAVES]
+    tints: jax.Array  # [WAVES, 3]
+    outline: jax.Array  # [HARMONICS, 2] amplitudes of cosine and sine
+    radius: jax.Array
+    begin: jax.Array  # [2] y, x
+    velocity: jax.Array  # [2] over the clip
+    sway: jax.Array  # [2] amplitude
+    turns: jax.Array  # [2] angle at the beginning, and change over the clip
+    swell: jax.Array  # relative change of size over the clip
+
+
+@partial(jax.jit, static_argnames=("frames", "size", "objects"))
+def clip(key: PRNGKeyArray, *, frames: int = 24, size: tuple[int, int] = (240, 426), objects: int = 2) -> Clip:
+    """Make a clip of `frames` frames of `size` (h, w) with `objects` objects (1…8), whole and in view in frame 0.
+
+    A lower id is nearer to the viewer. The same key gives the same clip on the same kind of device.
+    """
+    if not 1 <= objects <= 8:
+        raise ValueError(f"objects: found {objects}, expected 1…8")
+    h, w = size
+    short = min(h, w)
+    y, x = jnp.meshgrid(*((jnp.arange(n, dtype=jnp.float32) + 0.5) / short for n in size), indexing="ij")
+    extent = jnp.array([h / short, w / short])
+    keys = jax.random.split(key)
+
+    # Everything there is, drawn at once: the objects, the distractor, the ground, the post.
+    drawn = jax.vmap(partial(_draw_layer, extent=extent))(jax.random.split(keys[0], objects + 3))
+    begin = _spread(keys[1], objects, extent)
+    # Object 1 passes behind the post.
+    side = jnp.sign(extent[1] / 2 - begin[0, 1])
+    post_x = (0.5 + 0.05 * side) * extent[1]
+    drawn = drawn._replace(
+        begin=drawn.begin.at[:objects].set(begin),
+        velocity=drawn.velocity.at[0, 1].set(1.2 * (post_x - begin[0, 1])),
+    )
+    *things, distractor, ground, post = (jax.tree.map(lambda leaf, k=k: leaf[k], drawn) for k in range(objects + 3))
+    # The distractor: object 1's colours on another outline, coming in from beyond the edge.
+    distractor = distractor._replace(
+        colour=things[0].colour,
+        tints=things[0].tints,
+        begin=jnp.array([0.5, 0.5]) * extent + jnp.array([0.0, 0.75]) * side * extent,
+        velocity=jnp.array([0.0, -0.5]) * side * extent,
+        sway=jnp.zeros(2),
+    )
+
+    def one_frame(n: Float[Array, ""]) -> tuple[jax.Array, jax.Array]:
+        image = _texture(ground, (y + 0.1 * n * ground.velocity[0], x + 0.1 * n * ground.velocity[1]))
+        labels = jnp.zeros((h, w), jnp.uint8)
+        image = _lay(image, distractor, n, y, x)[0]
+        for k in range(objects - 1, -1, -1):
+            image, inside = _lay(image, things[k], n, y, x)
+            labels = jnp.where(inside, jnp.uint8(k + 1), labels)
+        before = jnp.abs(x - post_x) < 0.03
+        image = jnp.where(before[..., None], _texture(post, (y, x)), image)
+        return (jnp.clip(image, 0, 1) * 255).astype(jnp.uint8), jnp.where(before, jnp.uint8(0), labels)
+
+    return Clip(*jax.lax.map(one_frame, jnp.linspace(0, 1, frames)))
+
+
+def _draw_layer(key: PRNGKeyArray, extent: Float[Array, "2"]) -> _Layer:
+    """A random thing: everything but where it begins is drawn here."""
+    keys = iter(jax.random.split(key, 14))
+    pitch = jnp.exp(jax.random.uniform(next(keys), (WAVES, 1), minval=jnp.log(4.0), maxval=jnp.log(60.0)))
+    direction = jax.random.uniform(next(keys), (WAVES, 1), maxval=jnp.pi)
+    falling = 1 / jnp.arange(2, HARMONICS + 2, dtype=jnp.float32)[:, None]
+    grey = jax.random.uniform(next(keys), minval=0.3, maxval=0.7)
+    # Mostly light and shade, a little colour, less of both the finer the wave.
+    shade = jax.random.normal(next(keys), (WAVES, 1)) * 0.1 + jax.random.normal(next(keys), (WAVES, 3)) * 0.04
+    return _Layer(
+        colour=grey + jax.random.uniform(next(keys), (3,), minval=-0.22, maxval=0.22),
+        waves=pitch * jnp.concatenate([jnp.cos(direction), jnp.sin(direction)], -1),
+        phases=jax.random.uniform(next(keys), (WAVES,), maxval=2 * jnp.pi),
+        tints=shade * (pitch / 4) ** -0.4,
+        outline=jax.random.normal(next(keys), (HARMONICS, 2)) * 0.12 * falling,
+        radius=jax.random.uniform(next(keys), minval=0.14, maxval=0.2),
+        begin=jnp.zeros(2),
+        velocity=jax.random.uniform(next(keys), (2,), minval=-0.3, maxval=0.3) * extent,
+        sway=jax.random.uniform(next(keys), (2,), maxval=0.06),
+        turns=jax.random.uniform(next(keys), (2,), minval=-1.0, maxval=1.0) * jnp.array([3.0, 1.0]),
+        swell=jax.random.uniform(next(keys), minval=-0.2, maxval=0.3),
+    )
+
+
+def _spread(key: PRNGKeyArray, objects: int, extent: Float[Array, "2"]) -> Float[Array, "objects 2"]:
+    """Where the objects begin: side by side in random order, so that each is seen in frame 0; clear of the post."""
+    keys = jax.random.split(key)
+    slot = jax.random.permutation(keys[0], jnp.arange(objects, dtype=jnp.float32))
+    x = (slot + 0.5) / objects
+    x = jnp.where(jnp.abs(x - 0.5) < 0.15, 0.25, x)
+    y = jax.random.uniform(keys[1], (objects,), minval=0.3, maxval=0.7)
+    return jnp.stack([y * extent[0], x * extent[1]], -1)
+
+
+def _lay(
+    image: Float[Array, "h w 3"], layer: _Layer, n: Float[Array, ""], y: Float[Array, "h w"], x: Float[Array, "h w"]
+) -> tuple[Float[Array, "h w 3"], Array]:
+    """`image` with the layer before it at time n in 0…1, and where the layer is."""
+    centre = layer.begin + n * layer.velocity + layer.sway * jnp.sin(2 * jnp.pi * n)
+    angle = layer.turns[0] + n * layer.turns[1]
+    scale = 1 + n * layer.swell
+    dy, dx = (y - centre[0]) / scale, (x - centre[1]) / scale
+    own = (jnp.cos(angle) * dy - jnp.sin(angle) * dx, jnp.sin(angle) * dy + jnp.cos(angle) * dx)
+    around = jnp.arctan2(*own)
+    waves = jnp.arange(1, HARMONICS + 1, dtype=jnp.float32)[:, None, None] * around[None]
+    bumps = jnp.einsum("k,khw->hw", layer.outline[:, 0], jnp.cos(waves))
+    bumps += jnp.einsum("k,khw->hw", layer.outline[:, 1], jnp.sin(waves))
+    inside = jnp.hypot(*own) < layer.radius * (1 + bumps)
+    return jnp.where(inside[..., None], _texture(layer, own), image), inside
+
+
+def _texture(layer: _Layer, place: tuple[Float[Array, "h w"], Float[Array, "h w"]]) -> Float[Array, "h w 3"]:
+    """Colours at a place in the layer's own coordinates: a base and a sum of plane waves."""
+    phases = jnp.matmul(jnp.stack(place, -1), layer.waves.T, precision="highest") + layer.phases[None, None]
+    return layer.colour[None, None] + jnp.matmul(jnp.cos(phases), layer.tints, precision="highest")

@@ -1,0 +1,31 @@
+"""Writes that are whole or not there at all, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds all of it or does not change: temporary name, flush to disk, rename."""
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        publish(temporary, path)
+    except OSError as error:  # name the file that was asked for
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is written before it is whole; the same suffix, hidden."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Flush a finished temporary file to the disk and give it its name."""
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,122 @@
+"""Equation 1 of the paper: the modified triplet loss, for one clip.
+
+For every anchor pixel, the nearest positive in the pool is pulled and the nearest negative pushed (squared L2):
+
+    L = Σ_a [ min_{p: same label} ‖a − p‖² − min_{n: other label} ‖a − n‖² + α ]₊
+
+Anchors come from one frame of a clip, the pool from two others. With two labels the roles of foreground and background
+swap with the anchor's label; with several objects the positives are the same object and the negatives all else.
+Axes: `a` anchors, `p` pool, `d` embedding. `jax.vmap` makes it a loss of many clips.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Hinge = Literal["anchor", "label"]
+BLOCK = 4096  # pool pixels compared at once
+
+
+class TripletLoss(NamedTuple):
+    """loss: a scalar.  nearer: share of the anchors whose nearest positive is nearer than the nearest negative.
+
+    active: share of the anchors whose hinge is active.  anchors: how many there were with both pools not empty.
+    The shares are 0 where there are none.
+    """
+
+    loss: jax.Array
+    nearer: jax.Array
+    active: jax.Array
+    anchors: jax.Array
+
+
+def triplet_loss(
+    anchors: Float[Array, "a d"],
+    anchor_labels: Int[Array, "a"],
+    pool: Float[Array, "p d"],
+    pool_labels: Int[Array, "p"],
+    *,
+    margin: float = 0.7,
+    hinge: Hinge = "anchor",
+    reduction: Literal["mean", "sum"] = "mean",
+    labels: int = 2,
+) -> TripletLoss:
+    """The modified triplet loss of one clip.
+
+    anchor_labels, pool_labels: 0…labels − 1; any other number (void, filling) takes no part.
+    hinge "anchor": [·]₊ around each anchor's term, averaged over a label's anchors (sydney0zq); "label": around the sum of
+    a label's terms, α entering once (bf-vos), so that easy anchors cancel hard ones.
+    reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
+    An anchor with an empty pool gives no loss and no gradient.
+    """
+    near, far = nearest_two(anchors, anchor_labels, pool, pool_labels)
+    there = (near >= 0) & (far >= 0) & (anchor_labels >= 0) & (anchor_labels < labels)
+    # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else.
+    positive = _squared(anchors, pool[jnp.maximum(near, 0)])
+    negative = _squared(anchors, pool[jnp.maximum(far, 0)])
+    term = jnp.where(there, positive - negative, 0)
+
+    member = (anchor_labels[:, None] == jnp.arange(labels, dtype=anchor_labels.dtype)[None]) & there[
+        :, None
+    ]  # [a, label]
+    count = member.sum(0, dtype=term.dtype)
+    if hinge == "anchor":
+        each = jnp.where(member, jax.nn.relu(term + margin)[:, None], 0).sum(0) / jnp.maximum(count, 1)
+    else:
+        each = jnp.where(count > 0, jax.nn.relu(jnp.where(member, term[:, None], 0).sum(0) + margin), 0)
+    total = each.sum()
+    if reduction == "mean":
+        total = total / jnp.maximum((count > 0).sum(dtype=total.dtype), 1)
+    number = there.sum(dtype=total.dtype)
+    nearer, active = (
+        jax.lax.stop_gradient(jnp.where(there, which, False).sum(dtype=total.dtype) / jnp.maximum(number, 1))
+        for which in (term < 0, term + margin > 0)
+    )
+    return TripletLoss(total, nearer, active, number)
+
+
+def nearest_two(
+    anchors: Float[Array, "a d"],
+    anchor_labels: Int[Array, "a"],
+    pool: Float[Array, "p d"],
+    pool_labels: Int[Array, "p"],
+) -> tuple[Int[Array, "a"], Int[Array, "a"]]:
+    """(nearest pool pixel of the same label, nearest of another) of every anchor; −1 where there is none.
+
+    Of equal distances the lower row. A block of the pool after the other: no more than a·BLOCK distances exist at a time.
+    Nothing is differentiated here. Negative labels and those over 254 are void.
+    """
+    anchors, pool = jax.lax.stop_gradient((anchors, pool))
+    size = min(BLOCK, pool.shape[0])
+    starts = jnp.arange(0, pool.shape[0], size, dtype=jnp.int32)
+    void = (pool_labels < 0) | (pool_labels > 254)
+
+    def next_block(best, offset):
+        start = jnp.minimum(offset, pool.shape[0] - size)
+        p, labels, out = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in (pool, pool_labels, void))
+        fresh = ~out & (start + jnp.arange(size, dtype=jnp.int32) >= offset)
+        distance = jnp.sum(p * p, -1)[None] - 2 * jnp.matmul(anchors, p.T, precision="highest")
+        same = anchor_labels[:, None] == labels[None]
+        return tuple(
+            _nearer(kept, jnp.where(fresh[None] & group, distance, jnp.inf), start)
+            for kept, group in zip(best, (same, ~same), strict=True)
+        ), None
+
+    none = (jnp.full(anchors.shape[:1], jnp.inf, anchors.dtype), jnp.full(anchors.shape[:1], -1, jnp.int32))
+    ((_, near), (_, far)), _ = jax.lax.scan(next_block, (none, none), starts)
+    return near, far
+
+
+def _nearer(kept, distance: Float[Array, "a p"], start: Int[Array, ""]):
+    column = jnp.argmin(distance, -1).astype(jnp.int32)
+    found = jnp.take_along_axis(distance, column[:, None], -1)[:, 0]
+    closer = found < kept[0]
+    return jnp.where(closer, found, kept[0]), jnp.where(closer, column + start, kept[1])
+
+
+def _squared(x: Float[Array, "a d"], y: Float[Array, "a d"]) -> Float[Array, "a"]:
+    return jnp.sum((x - y) ** 2, -1)

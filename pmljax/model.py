@@ -1,0 +1,160 @@
+"""The network that embeds every pixel: trunk, position, head, unit length.
+
+A frame goes in as uint8 `[h, w, 3]` RGB, and out comes `[y, x, d]` on the stride-8 grid, cell i centred on pixel 8i
+(METHOD §3.3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
+
+from pmljax.config import POSITION_CHANNELS, ModelConfig, named
+from pmljax.labels import shrink_matrix
+from pmljax.preprocess import apply_axes, cells, position, preprocess
+from pmljax.resnet import ResNet
+
+
+@flax.struct.dataclass
+class Model:
+    """A configuration (static) with its variables {"params", "batch_stats"}: one pytree, passed whole to jitted calls."""
+
+    variables: dict[str, Any]
+    config: ModelConfig = flax.struct.field(pytree_node=False)
+
+
+def unit_length(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """x/‖x‖ over the last axis; zero, with zero gradient, where x is zero."""
+    square = jnp.sum(x * x, -1, keepdims=True)
+    safe = jnp.where(square > 0, square, 1)
+    return jnp.where(square > 0, x * jax.lax.rsqrt(safe), 0)
+
+
+class Head(nn.Module):
+    """The embedding head: convolutions with bias, ReLU in between."""
+
+    layers: tuple[tuple[int, int], ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x d"]:
+        for i, (kernel, channels) in enumerate(self.layers):
+            x = nn.relu(x) if i else x
+            x = nn.Conv(
+                channels,
+                (kernel, kernel),
+                padding=kernel // 2,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"conv{i + 1}",
+            )(x)
+        return x
+
+
+class EmbeddingNet(nn.Module):
+    """Trunk, position, head, unit length.
+
+    Call with preprocessed images float `[b, h, w, 3]` and positions `[b, y, x, p]`; returns the embedding
+    `[b, y, x, d]` float32 (float64 if computed so) and a dict with every stage's activations.
+    """
+
+    config: ModelConfig
+
+    @cached_property
+    def _dtype(self) -> Any:
+        return jnp.dtype(self.config.dtype)
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], places: Float[Array, "b y x p"], train: bool = False
+    ) -> tuple[Float[Array, "b y x d"], dict[str, jax.Array]]:
+        c = self.config
+        out = ResNet(c.depth, c.width, c.geometry, c.stride, c.norm, self._dtype, name="trunk")(images, train)
+        x = jnp.concatenate([out[f"stage{tap}"] for tap in c.taps] + [places.astype(self._dtype)], -1)
+        x = Head(c.head, self._dtype, name="head")(x)
+        out["head"] = x
+        x = x.astype(c.precision)
+        out["embedding"] = unit_length(x) if c.unit else x
+        return out["embedding"], out
+
+
+def create(config: ModelConfig | str, key: PRNGKeyArray | None = None) -> Model:
+    """A model with random weights. `config`: a ModelConfig or a name of NAMED; `key`: `jax.random.key(0)` by default."""
+    config = named(config)
+    if not config.depth:
+        return Model({}, config)
+    # Runs once: most of its seconds would go into optimising the code.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    init = jax.jit(partial(_init, config), compiler_options=options)
+    return Model(init(jax.random.key(0) if key is None else key), config)
+
+
+def abstract(config: ModelConfig | str) -> Model:
+    """The model's names, shapes and dtypes, without numbers (`jax.ShapeDtypeStruct`)."""
+    config = named(config)
+    return Model(jax.eval_shape(partial(_init, config), jax.random.key(0)) if config.depth else {}, config)
+
+
+def _init(config: ModelConfig, key: PRNGKeyArray) -> dict[str, Any]:
+    size = (33, 33)  # any
+    places = jnp.zeros((1, *config.grid(size), POSITION_CHANNELS[config.position]))
+    return EmbeddingNet(config).init(key, jnp.zeros((1, *size, 3)), places)  # pyright: ignore
+
+
+def parameter_count(model: Model) -> int:
+    """Trainable numbers, without running statistics."""
+    return sum(x.size for x in jax.tree.leaves(model.variables.get("params", {})))
+
+
+class Embedding(NamedTuple):
+    """What `embed_stages` returns: `embedding` `[b, y, x, d]`, and every stage's activations by name."""
+
+    embedding: jax.Array
+    stages: dict[str, jax.Array]
+
+
+def embed_stages(
+    model: Model,
+    frames: UInt8[Array | np.ndarray, "b h w 3"],
+    numbers: Num[Array | np.ndarray, "b"],
+    short_side: int | None = None,
+) -> Embedding:
+    """`embed`, together with the activations of the stem, the four stages and the head."""
+    config = model.config
+    images = preprocess(config, frames, short_side)
+    size = (images.shape[1], images.shape[2])
+    if not config.depth:
+        y, x = config.grid(size)
+        a_y, a_x = shrink_matrix(size[0], y, config.stride), shrink_matrix(size[1], x, config.stride)
+        colour = apply_axes(a_y, a_x, images)
+        place = jnp.broadcast_to(jnp.stack(cells((y, x)), -1)[None].astype(colour.dtype), (*colour.shape[:3], 2))
+        return Embedding(jnp.concatenate([colour, place], -1), {})
+    places = jax.vmap(lambda n: position(config, size, n))(numbers)
+    return Embedding(*EmbeddingNet(config).apply(model.variables, images, places))  # pyright: ignore
+
+
+def embed(
+    model: Model,
+    frames: UInt8[Array | np.ndarray, "b h w 3"],
+    numbers: Num[Array | np.ndarray, "b"],
+    short_side: int | None = None,
+) -> Float[Array, "b y x d"]:
+    """Embed frames: float `[b, y, x, d]` on the grid.
+
+    frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
+    position).  short_side: frames with a longer short side are scaled down to it.
+    """
+    return embed_stages(model, frames, numbers, short_side).embedding
+
+
+def with_dtype(model: Model, dtype: str) -> Model:
+    """The same model, computing in `dtype`."""
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))

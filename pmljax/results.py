@@ -1,0 +1,222 @@
+"""What a run leaves on disk: `NNNNN.png` for every frame, an overlay, a contact sheet, and `run.json`.
+
+`run.json` says what the labels depend on (hashes of input, masks and weights; preset; version). A folder is continued only
+where that agrees; frames that are there already are not computed again. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from pmljax.data.davis import Sequence
+from pmljax.data.frames import Frames, Stamped, one_name_each
+from pmljax.data.images import list_images
+from pmljax.data.overlay import ContactSheet, paint
+from pmljax.data.video import VideoWriter
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.labels import VOID, check_labels, encode_labels, read_labels
+from pmljax.model import Model
+from pmljax.segment import Preset, segment
+from pmljax.weights.bundled import fingerprint
+
+Overlay = Literal["mp4", "gif", "none"]
+FORMAT = 1
+
+
+class Summary(NamedTuple):
+    """frames: in the folder now.  computed: of them, by this run.  seconds: that it took, compilation included."""
+
+    frames: int
+    computed: int
+    seconds: float
+
+
+def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
+    """{index: labels} from `--mask`: one file for the first frame, or several (or a folder), each named by its frame."""
+    if len(paths) == 1 and paths[0].is_dir():
+        folder, paths = paths[0], list_images(paths[0])
+        if not paths:
+            raise InputError(f"{folder}: found no pictures; expected masks named by their frames")
+    elif len(paths) == 1:
+        return {0: check_labels(read_labels(paths[0]), str(paths[0]), frames.size, objects=True)}
+    masks = {}
+    for path, name in zip(paths, one_name_each(paths[0].parent, (p.stem for p in paths)), strict=True):
+        if frames.index(name) is None:
+            raise InputError(f"{path}: no frame is named {name} in {frames.path}; expected masks named by their frame")
+        index = frames.position(name)
+        if index is not None:  # a frame that is there, but not among the chosen ones, needs no mask
+            masks[index] = check_labels(read_labels(path), str(path), frames.size, objects=True)
+    if not masks:
+        raise InputError(f"{paths[0].parent}: found no mask of a chosen frame; expected one at least")
+    return masks
+
+
+def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:
+    """{0: labels} from a DAVIS sequence's first annotation; 2016: its objects as one."""
+    name, path = next(iter(sequence.annotations.items()))
+    if frames.position(name) != 0:
+        raise InputError(
+            f"{path}: the first annotation is not the first frame's; expected the annotation of that frame"
+        )
+    labels = check_labels(read_labels(path), str(path), frames.size, objects=True)
+    return {0: np.where((labels > 0) & (labels < VOID), 1, labels).astype(np.uint8) if year == 2016 else labels}
+
+
+def segment_to(
+    out: Path,
+    model: Model,
+    frames: Frames,
+    masks: Mapping[int, np.ndarray],
+    *,
+    preset: Preset,
+    overlay: Overlay = "mp4",
+    contact: bool = True,
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+    advance: Callable[[], object] = lambda: None,
+) -> Summary:
+    """Segment a stream into the folder `out`; `advance` is called after each frame.
+
+    inputs: the files and folders that the run reads besides the frames: `out` may not hold them.
+
+    Nothing is written before the first frame is done. Raises InputError for bad input, for a folder that holds something
+    else, and for one begun with other input or settings unless `overwrite`.
+    """
+    begin = time.monotonic()
+    identity = _identity(model, frames, masks, preset)
+    record = _inspect(out, identity, [frames.path, *inputs], overwrite)
+    done = {p.stem for p in out.glob("*.png") if frames.position(p.stem) is not None} if record else set()
+    pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
+    if record and record["finished"] and len(done) >= record["frames"] and all((out / p).is_file() for p in pictures):
+        return Summary(record["frames"], 0, time.monotonic() - begin)
+
+    stamps: deque[Stamped] = deque()
+
+    def images() -> Iterator[tuple[int, np.ndarray]]:
+        for frame in frames.stamped():
+            stamps.append(frame)
+            yield frame.number, frame.image
+
+    skip = {index for name in done if (index := frames.position(name)) is not None}
+    sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
+    results = segment(model, images(), masks, preset=preset, skip=skip)
+    with ExitStack() as stack:
+        video = None
+        for labels in results:
+            if not count:
+                begun = stamps[0].seconds  # the overlay begins with the first chosen frame
+                _claim(out, identity, frames, overwrite)
+                video = None if overlay == "none" else stack.enter_context(VideoWriter(out / f"overlay.{overlay}"))
+            frame = stamps.popleft()
+            path = out / f"{frame.name}.png"
+            if labels is None:
+                labels = check_labels(read_labels(path), str(path), frames.size)
+            elif frame.name not in done:
+                write_file(path, encode_labels(labels))
+                computed += 1
+            if contact or video:
+                picture = paint(frame.image, labels)
+                sheet.add(frame.name, picture)
+                if video:
+                    video.write(picture, frame.seconds - begun)
+            count += 1
+            advance()
+    if contact:
+        write_file(out / "contact.jpg", sheet.jpeg())
+    _write_run(out, identity, frames, finished=True, count=count)
+    return Summary(count, computed, time.monotonic() - begin)
+
+
+def _identity(model: Model, frames: Frames, masks: Mapping[int, np.ndarray], preset: Preset) -> dict[str, object]:
+    """What the labels depend on, as JSON."""
+    return {
+        "format": FORMAT,
+        "version": version("pmljax"),
+        "input": frames.digest(),
+        "masks": {str(i): hashlib.sha256(m.tobytes()).hexdigest() for i, m in sorted(masks.items())},
+        "model": model.config.name,
+        "weights": fingerprint(model),
+        "preset": dataclasses.asdict(preset),
+    }
+
+
+def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwrite: bool) -> dict[str, Any] | None:
+    """The run.json of the run that is to be continued in `out`, None for a new one. Changes nothing."""
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"{out}: {there} is a file; expected a folder, or nothing, to write to")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{out}: {there} may not be written to; expected a folder that may")
+    for path in inputs:
+        if out.resolve() in (path.resolve(), path.resolve().parent):
+            raise InputError(f"{out}: this is where the input {path} is; expected another folder to write to")
+    if overwrite or not out.is_dir():
+        return None
+    run = out / "run.json"
+    if not run.is_file():
+        strange = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+        if strange:
+            raise InputError(
+                f"{out}: found {strange[0]} but no run.json; expected an empty folder or one of pmljax's"
+                " (--overwrite writes there all the same)"
+            )
+        return None
+    try:
+        record = json.loads(run.read_text())
+        before, _ = record["identity"], (record["finished"], record["frames"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
+    changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
+    if changed:
+        was, now = (json.dumps(d.get(changed[0]))[:80] for d in (before, identity))
+        raise InputError(
+            f"{out}: begun with another {', '.join(changed)} ({changed[0]}: found {was}, now {now}); expected the same,"
+            " another --out, or --overwrite"
+        )
+    return record
+
+
+def _claim(out: Path, identity: dict[str, object], frames: Frames, overwrite: bool) -> None:
+    """Make the folder, drop what an earlier run of ours left if it is to be overwritten, and say what is being done."""
+    out.mkdir(parents=True, exist_ok=True)
+    if overwrite and (out / "run.json").is_file():
+        ours = _names_in(out)
+        for path in [out / "run.json", *ours, *out.glob("overlay.*"), out / "contact.jpg"]:
+            path.unlink(missing_ok=True)
+    for unfinished in out.glob(".*.part*"):
+        unfinished.unlink()
+    _write_run(out, identity, frames, finished=False, count=0)
+
+
+def _names_in(out: Path) -> list[Path]:
+    """The masks in `out` that the run of its run.json wrote."""
+    try:
+        names = json.loads((out / "run.json").read_text())["names"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return []
+    written = (lambda name: name.isdecimal() and len(name) >= 5) if names is None else set(names).__contains__
+    return [p for p in out.glob("*.png") if written(p.stem)]
+
+
+def _write_run(out: Path, identity: dict[str, object], frames: Frames, *, finished: bool, count: int) -> None:
+    record = {
+        "input": frames.path.name,
+        "names": frames.names,  # of the frames that may be there; null: five digits and more
+        "finished": finished,
+        "frames": count,
+        "identity": identity,
+    }
+    write_file(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())

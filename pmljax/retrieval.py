@@ -1,0 +1,157 @@
+"""Exact k nearest neighbours, block by block, and the vote of the neighbours.
+
+Axes: `q` queries, `r` references, `d` embedding, `k` neighbours, `o` labels (0 background).
+
+Ties: of references at equal distance the lower row wins, whatever the tiles. Reference tiles are multiples of 128, as the
+last bits of a matrix product depend on other tile sizes. Products run at `precision="highest"`: float32 would be TF32 on
+a GPU and bfloat16 on a TPU.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Metric = Literal["l2", "cosine"]
+
+MAX_K = 50
+REFERENCE_TILE = 8192
+# One query tile against one reference tile stays in a CPU's cache: 256 × 6,656 took .094 s, 6,656 × 6,656 .26 s.
+QUERY_TILE = {"cpu": 256}
+GROUP = 32
+
+
+class Neighbours(NamedTuple):
+    """The k nearest references of each query, nearest first.
+
+    distances: `[q, k]`, squared L2 or 1 − cosine; inf where there are fewer than k valid references.
+    rows: int32 `[q, k]`; −1 there.
+    """
+
+    distances: jax.Array
+    rows: jax.Array
+
+
+@partial(jax.jit, static_argnames=("k", "metric", "reference_tile", "query_tile"))
+def nearest(
+    queries: Float[Array, "q d"],
+    references: Float[Array, "r d"],
+    valid: Bool[Array, "r"] | None = None,
+    *,
+    k: int = 5,
+    metric: Metric = "l2",
+    reference_tile: int = REFERENCE_TILE,
+    query_tile: int | None = None,
+) -> Neighbours:
+    """The `k` nearest of `references` for each of `queries`: exact, with memory that does not grow with `r`.
+
+    valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the
+    cosine with a zero vector is 0).  reference_tile: a multiple of 128.
+    """
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
+    if reference_tile % 128:
+        raise ValueError(f"reference_tile: found {reference_tile}, expected a multiple of 128")
+    n_queries, n_references = queries.shape[0], references.shape[0]
+    query_tile = min(query_tile or QUERY_TILE.get(jax.default_backend(), 4096), _round_up(n_queries, 8))
+    reference_tile = min(reference_tile, _round_up(n_references, 128))
+    if n_references < reference_tile:  # less than one tile: the only copy ever made
+        missing = reference_tile - n_references
+        valid = jnp.arange(reference_tile) < n_references if valid is None else jnp.pad(valid, (0, missing))
+        references = jnp.pad(references, ((0, missing), (0, 0)))
+    offsets = jnp.arange(0, _round_up(n_references, reference_tile), reference_tile, dtype=jnp.int32)
+
+    def search(q: Float[Array, "q d"]) -> Neighbours:
+        q = _directions(q) if metric == "cosine" else q
+
+        def next_tile(best: Neighbours, offset: Int[Array, ""]):
+            # The last tile is moved back to end with the references; what it repeats of the one before is masked.
+            start = jnp.minimum(offset, references.shape[0] - reference_tile)
+            r = jax.lax.dynamic_slice_in_dim(references, start, reference_tile)
+            counts = start + jnp.arange(reference_tile, dtype=jnp.int32) >= offset
+            if valid is not None:
+                counts &= jax.lax.dynamic_slice_in_dim(valid, start, reference_tile)
+            found = _smallest(jnp.where(counts[None], _score(q, r, metric), jnp.inf), k)
+            # The earlier rows stand first: on equal distance they stay.
+            distances = jnp.concatenate([best.distances, found.distances], -1)
+            rows = jnp.concatenate([best.rows, jnp.where(jnp.isinf(found.distances), -1, found.rows + start)], -1)
+            distances, order = _top(distances, k)
+            return Neighbours(distances, jnp.take_along_axis(rows, order, -1)), None
+
+        none = Neighbours(jnp.full((q.shape[0], k), jnp.inf, q.dtype), jnp.full((q.shape[0], k), -1, jnp.int32))
+        return jax.lax.scan(next_tile, none, offsets)[0]
+
+    scores, rows = jax.lax.map(search, _tiles(queries, query_tile))
+    scores, rows = scores.reshape(-1, k)[:n_queries], rows.reshape(-1, k)[:n_queries]
+    if metric == "l2":
+        # The ranking left out ‖q‖²: the same for all, it would only round.
+        scores = jnp.maximum(scores + jnp.sum(queries**2, -1, keepdims=True), 0)
+    return Neighbours(scores, rows)
+
+
+def vote(neighbours: Neighbours, shares: Float[Array, "r o"], *, majority: bool = False) -> Float[Array, "q o"]:
+    """The labels of the neighbours, put together: `[q, o]`, summing to 1 (to 0 where a query has no neighbour).
+
+    The mean of the neighbours' shares; with `majority`, one-hot: the label that most neighbours have (each neighbour's
+    is its largest share, of equal shares the lowest label), of tied labels the one with the nearest neighbour.
+    """
+    there = jnp.isfinite(neighbours.distances)
+    found = jnp.where(there[..., None], shares[jnp.maximum(neighbours.rows, 0)], 0)  # [q, k, o]
+    if not majority:
+        return found.sum(1) / jnp.maximum(there.sum(-1, keepdims=True, dtype=found.dtype), 1)
+    k, o = found.shape[1:]
+    hard = jnp.where(there[..., None], jax.nn.one_hot(found.argmax(-1), o, dtype=jnp.int32), 0)
+    # Whole votes weigh k + 1; the rank of a label's nearest neighbour, 0…k, decides between equal votes.
+    closeness = (hard * jnp.arange(k, 0, -1)[None, :, None]).max(1)
+    winner = (hard.sum(1) * (k + 1) + closeness).argmax(-1)
+    return jnp.where(there.any(-1, keepdims=True), jax.nn.one_hot(winner, o, dtype=shares.dtype), 0)
+
+
+def _score(q: Float[Array, "q d"], r: Float[Array, "r d"], metric: Metric) -> Float[Array, "q r"]:
+    """What ranks the references: ‖r‖² − 2 q·r, or 1 − q·r/‖r‖. Never −0, which would order before 0."""
+    if metric == "cosine":
+        return 1 - jnp.matmul(q, _directions(r).T, precision="highest")
+    return jnp.sum(r * r, -1)[None] - 2 * jnp.matmul(q, r.T, precision="highest")
+
+
+def _smallest(scores: Float[Array, "q r"], k: int) -> Neighbours:
+    """The k smallest of each row, equal ones by column.
+
+    A group's minimum ranks the group: the k smallest lie in the k groups with the smallest minima, so only k·GROUP
+    columns are sorted. Three times as fast on a CPU as sorting all.
+    """
+    q, r = scores.shape
+    groups = r // GROUP
+    if groups <= k:
+        return Neighbours(*_top(scores, k))
+    grouped = scores.reshape(q, groups, GROUP)
+    _, best = _top(grouped.min(-1), k)
+    best = jnp.sort(best, -1)  # columns in order again, for the ties
+    columns = (best[..., None] * GROUP + jnp.arange(GROUP)[None, None]).reshape(q, k * GROUP)
+    distances, place = _top(jnp.take_along_axis(grouped, best[..., None], 1).reshape(q, k * GROUP), k)
+    return Neighbours(distances, jnp.take_along_axis(columns, place, -1))
+
+
+def _top(values: Float[Array, "q n"], k: int) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    """(the k smallest ascending, their columns); `lax.top_k` puts the lower column first where values are equal."""
+    largest, columns = jax.lax.top_k(-values, k)
+    return -largest, columns
+
+
+def _directions(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    square = jnp.sum(x * x, -1, keepdims=True)
+    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _round_up(n: int, to: int) -> int:
+    return max(-(-n // to), 1) * to
+
+
+def _tiles(x: jax.Array, size: int) -> jax.Array:
+    """`[n, …]` → `[tiles, size, …]`, filled up with zeros (False)."""
+    padding = [(0, _round_up(x.shape[0], size) - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding).reshape(-1, size, *x.shape[1:])

@@ -1,0 +1,67 @@
+"""Scoring a folder of results on a DAVIS root: the semi-supervised protocol of 2016 (one object) and 2017 (several)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from pmljax.data import davis
+from pmljax.errors import InputError
+from pmljax.labels import VOID, object_ids, read_labels, read_result
+from pmljax.metrics import frame_scores
+
+
+def score_results(
+    root: str | Path,
+    results: str | Path,
+    names: Sequence[str],
+    year: int,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, np.ndarray]:
+    """{"SEQ_k": (J, F) `[t, 2]` of every frame but the first and the last} for `results`/SEQ/NNNNN.png.
+
+    `year` 2016: everything that is not 0 is one object; 2017: objects 1…K of the first frame's annotation, void counted
+    as background. `advance` is called after each sequence. Raises InputError for a missing PNG of a frame that counts,
+    another size, or an id beyond the annotation's.
+    """
+    scores: dict[str, np.ndarray] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name in names:
+            sequence = davis.open_sequence(root, name)
+            counted = sequence.counted()
+            first = next(iter(sequence.annotations.values()))
+            count = 1 if year == 2016 else max(object_ids(read_labels(first)), default=0)
+            if not count:
+                raise InputError(f"{first}: found no object; expected ids 1…K in the first annotation")
+            if not Path(results, name).is_dir():
+                raise InputError(f"{Path(results, name)}: no such folder; expected the results of {name}, NNNNN.png")
+
+            def one(item: tuple[str, Path], name: str = name, count: int = count) -> np.ndarray:
+                return _score_frame(item[1], Path(results, name, f"{item[0]}.png"), count, year)
+
+            frames = np.stack(list(pool.map(one, counted)))
+            scores |= {f"{name}_{k + 1}": frames[:, k] for k in range(count)}
+            advance()
+    return scores
+
+
+def _score_frame(annotation: Path, result: Path, count: int, year: int) -> np.ndarray:
+    """(J, F) of each of `count` objects in one frame, `[o, 2]`."""
+    truth, prediction = read_labels(annotation), read_result(result)
+    if prediction.shape != truth.shape:
+        found, expected = prediction.shape[::-1], truth.shape[::-1]
+        raise InputError(
+            f"{result}: found {found[0]}×{found[1]}, expected the annotation's {expected[0]}×{expected[1]}"
+        )
+    truth = np.where(truth == VOID, 0, truth)
+    if year == 2016:
+        truth, prediction = (truth > 0).astype(np.uint8), (prediction > 0).astype(np.uint8)
+    elif prediction.max() > count:
+        raise InputError(
+            f"{result}: found object {prediction.max()}, expected at most {count}, as in the first annotation"
+        )
+    return frame_scores(prediction, truth, range(1, count + 1))

@@ -1,0 +1,260 @@
+"""Segmentation: one compiled call that labels a frame from references, and streams of frames.
+
+`segment` is a generator over frames; `start` and `step` are the same for a live stream, the state in the caller's hands;
+`segment_frame` is the compiled call itself. Axes: `h w` image, `y x` grid, `r` reference row, `d` embedding, `o` label
+column (0 background, then the objects' ids ascending).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, UInt8
+
+from pmljax.errors import InputError
+from pmljax.labels import check_labels, grow_matrix, object_ids
+from pmljax.model import Model, embed
+from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
+from pmljax.retrieval import Metric, nearest, vote
+
+ROWS = 128  # references are padded to a multiple: the tile of `nearest`
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a frame is labelled once its pixels are embedded."""
+
+    k: int = 5
+    """Neighbours of each pixel."""
+    metric: Metric = "l2"
+    hard: bool = True
+    """Whether a reference carries its one largest label, instead of the share of each label in its cell."""
+    majority: bool = False
+    """Whether a grid cell takes the majority's label before growing, instead of the neighbours' mean shares."""
+    size: int | None = 480
+    """A longer short side is scaled down to this inside the compiled call. None: full size."""
+
+
+DEFAULT = Preset()
+PAPER = Preset(majority=True)
+
+
+class Segmented(NamedTuple):
+    """labels: uint8 `[h, w]`, full size.  shares: the votes on the grid, `[y, x, o]`.  references: for the next frame."""
+
+    labels: jax.Array
+    shares: jax.Array
+    references: References
+
+
+class State(NamedTuple):
+    """A stream under way: the references, how many of their rows the user's masks fill, and the next frame's index."""
+
+    references: References
+    filled: int
+    index: int
+    size: tuple[int, int]
+    preset: Preset
+
+
+# The compiled calls
+
+
+def grow(
+    shares: Float[Array, "y x o"], ids: UInt8[Array, "o"], a_y: np.ndarray, a_x: np.ndarray
+) -> UInt8[Array, "h w"]:
+    """The id with the largest share at every pixel, shares grown linearly; of equal ones the lowest id.
+
+    One label after the other, so that memory does not grow with the labels.
+    """
+
+    def better(best: tuple[jax.Array, jax.Array], label: tuple[jax.Array, jax.Array]):
+        share, i = label
+        here = jnp.matmul(jnp.matmul(a_y.astype(share.dtype), share, precision="highest"), a_x.T, precision="highest")
+        return (jnp.maximum(best[0], here), jnp.where(here > best[0], i, best[1])), None
+
+    size = (a_y.shape[0], a_x.shape[0])
+    nothing = (jnp.full(size, -1.0, shares.dtype), jnp.zeros(size, jnp.uint8))
+    return jax.lax.scan(better, nothing, (jnp.moveaxis(shares, -1, 0), ids))[0][1]
+
+
+@partial(jax.jit, static_argnames="preset")
+def segment_frame(
+    model: Model,
+    references: References,
+    frame: UInt8[Array | np.ndarray, "h w 3"],
+    number: Num[Array, ""] | np.float32 | int = 0,
+    *,
+    preset: Preset = DEFAULT,
+) -> Segmented:
+    """Label one frame: embed, nearest, vote, grow, argmax, in one compiled call (once per size and capacity).
+
+    frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.
+    """
+    size = (frame.shape[0], frame.shape[1])
+    embedding = embed(model, frame[None], jnp.asarray(number)[None], preset.size)[0]
+    y, x, d = embedding.shape
+    found = nearest(embedding.reshape(-1, d), references.embedding, references.valid, k=preset.k, metric=preset.metric)
+    shares = vote(found, references.share, majority=preset.majority).reshape(y, x, -1)
+    config = model.config
+    a_y, a_x = both_axes(
+        config, size, preset.size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
+    )
+    return Segmented(grow(shares, references.ids, a_y, a_x), shares, references)
+
+
+# A stream
+
+
+def start(
+    model: Model,
+    frame: np.ndarray,
+    labels: np.ndarray,
+    *,
+    number: int | None = None,
+    index: int = 0,
+    masks: int = 1,
+    preset: Preset = DEFAULT,
+) -> State:
+    """Begin a stream with its first marked frame: the state for `step`.
+
+    frame: uint8 RGB `[h, w, 3]`.  labels: integers `[h, w]`, ids as `pmljax.labels` gives them; at least one object.
+    index: of this frame in the stream.  number: the frame's own (its index by default).
+    masks: how many masks the stream will be given in all, later ones through `step`: room is made for that many, once.
+    Raises InputError for labels that do not fit the frame.
+    """
+    _check_frame(frame, index, None)
+    labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
+    y, x = model.config.grid(model.config.seen(frame.shape[:2], preset.size))
+    capacity = -(-y * x * masks // ROWS) * ROWS
+    ids = id_columns([0, *object_ids(labels)])
+    references = References(
+        jnp.zeros((capacity, model.config.dimensions), model.config.precision),
+        jnp.zeros((capacity, len(ids)), model.config.precision),
+        jnp.zeros(capacity, bool),
+        jnp.zeros((capacity, 3), jnp.int32),
+        ids,
+    )
+    state = State(references, 0, index, frame.shape[:2], preset)
+    number = index if number is None else number
+    return _add(model, state, frame, labels, number, late=False)._replace(index=index + 1)
+
+
+def step(
+    model: Model,
+    state: State,
+    frame: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    number: int | None = None,
+) -> tuple[State, UInt8[Array, "h w"]]:
+    """Label the next frame of a stream: (state, uint8 `[h, w]`). Returns at once; reading the labels waits for them.
+
+    labels: marks on this frame, for objects that appear late or were lost. Their ids win on this frame and join the
+    references; where they are 0 nothing is said, and the frame's own labels stay.
+    number: the frame's own (its index in the stream by default).
+    """
+    _check_frame(frame, state.index, state.size)
+    number = state.index if number is None else number
+    result = segment_frame(model, state.references, frame, np.float32(number), preset=state.preset)
+    state, out = state._replace(references=result.references), result.labels
+    if labels is not None:
+        labels = check_labels(labels, f"labels of frame {state.index}", state.size, objects=True)
+        state = _add(model, state, frame, labels, number, late=True)
+        out = jnp.where(labels > 0, labels, out)
+    return state._replace(index=state.index + 1), out
+
+
+def segment(
+    model: Model,
+    frames: Iterable[np.ndarray | tuple[int, np.ndarray]],
+    labels: np.ndarray | Mapping[int, np.ndarray],
+    *,
+    preset: Preset = DEFAULT,
+    skip: Collection[int] = (),
+) -> Iterator[UInt8[np.ndarray, "h w"] | None]:
+    """Label every frame of a stream: uint8 `[h, w]` each, in order, one frame behind the device.
+
+    frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame); the numbers are 0, 1, 2, … otherwise.
+    labels: `[h, w]`, the first frame's; or {index: labels} where objects appear late; frames before the first mask
+    come out as background. The first mask comes back as given, its void included.
+    skip: indices whose labels are not needed: None comes out.
+    Raises what `frames` raises, after the labels of every frame before.
+    """
+    marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
+    if not marks:
+        raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
+    first, state, waiting = min(marks), None, None
+    index, stream, failure = 0, iter(frames), None
+    while True:
+        try:
+            frame = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:  # the caller gets what was finished before
+            failure = error
+            break
+        number, frame = frame if isinstance(frame, tuple) else (index, frame)
+        if index < first:
+            out = np.zeros(frame.shape[:2], np.uint8)
+        elif state is None:
+            state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
+            out = check_labels(marks[index])
+        elif index in skip and index not in marks:
+            state, out = state._replace(index=index + 1), None
+        else:
+            state, out = step(model, state, frame, marks.get(index), number=number)
+        # The device works on this frame while the caller handles the one before and the next is decoded.
+        if index:
+            yield None if waiting is None else np.asarray(waiting)
+        waiting = out
+        index += 1
+    if index:
+        yield None if waiting is None else np.asarray(waiting)
+    if failure is not None:
+        raise failure
+    if max(marks) >= index:
+        raise InputError(f"labels: found a mask for frame {max(marks)}, expected 0…{index - 1}: the frames there are")
+
+
+def _check_frame(frame: np.ndarray, index: int, size: tuple[int, int] | None) -> None:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise InputError(f"frame {index}: found {frame.dtype} {list(frame.shape)}, expected uint8 RGB [h, w, 3]")
+    if size is not None and frame.shape[:2] != size:
+        raise InputError(
+            f"frame {index}: found {frame.shape[1]}×{frame.shape[0]}, expected the first frame's {size[1]}×{size[0]}"
+            " (width×height)"
+        )
+
+
+def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, number: int, *, late: bool) -> State:
+    """The state with one more marked frame among its references."""
+    references = with_ids(state.references, object_ids(labels))
+    rows = reference_rows(
+        model,
+        frame,
+        labels,
+        references.ids,
+        state.index,
+        np.float32(number),  # long numbers, as in file names with a time, must not overflow
+        late=jnp.asarray(late),
+        short_side=state.preset.size,
+        hard=state.preset.hard,
+    )
+    begin, end = state.filled, state.filled + rows.valid.shape[0]
+    if end > references.valid.shape[0]:
+        raise InputError(
+            f"labels of frame {state.index}: no room for another mask among {references.valid.shape[0]} references;"
+            " start the stream with masks= the number of masks it will be given"
+        )
+    rows = keep_thin_objects(rows, labels, model.config, state.preset.size, f"labels of frame {state.index}")
+    written = {
+        name: getattr(references, name).at[begin:end].set(getattr(rows, name)) for name in References._fields[:4]
+    }
+    return state._replace(references=references._replace(**written), filled=end)

@@ -1,0 +1,34 @@
+"""Where a model's weights come from: bundled with the package, a file, or a random key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from pmljax.config import NAMED
+from pmljax.errors import InputError
+from pmljax.model import Model, create, with_dtype
+from pmljax.weights.bundled import DEFAULT, read
+
+
+def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -> Model:
+    """A model by name or by file.
+
+    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), or the path of a .safetensors file.
+    dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
+    """
+    text = str(name)
+    if text == "color":
+        model = create("color")
+    elif text.startswith("random:"):
+        model = create(text.removeprefix("random:"), jax.random.key(seed))
+    elif Path(text).is_file():
+        model = read(text)
+    elif text in NAMED:
+        raise InputError(
+            f"model {text}: no trained weights are bundled yet; expected color, random:{text}, or a .safetensors file"
+        )
+    else:
+        raise InputError(f"model {text}: no such name or file; expected color, random:NAME or a .safetensors file")
+    return with_dtype(model, dtype)

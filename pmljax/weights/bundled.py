@@ -1,0 +1,87 @@
+"""Weights in one file, `NAME.safetensors`: half precision, upcast at load.
+
+Metadata: `format` (a version), `config` (JSON of the ModelConfig), `commit`. Names are the variables' own:
+`params/trunk/stage3/block1/conv2/kernel`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from pmljax.config import ModelConfig
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.model import Model, abstract
+
+FORMAT = "1"
+DEFAULT = "color"
+"""The model of every command where none is named: there is no trained one yet."""
+
+
+def write(path: str | Path, model: Model, commit: str = "", dtype: type = np.float16) -> None:
+    """Write a model to one file; half precision by default."""
+    from safetensors.numpy import save
+
+    arrays = {k: np.asarray(v, dtype) for k, v in flatten_dict(model.variables, sep="/").items()}
+    metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), "commit": commit}
+    write_file(Path(path), save(arrays, metadata))
+
+
+def read(path: str | Path) -> Model:
+    """Read a model that `write` wrote; InputError for anything else, for missing, foreign or non-finite weights."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected weights (.safetensors)") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: found no readable weights ({error}); expected a .safetensors file of pmljax"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: found format {metadata.get('format')}, expected {FORMAT}: weights written by pmljax")
+    try:
+        config = _config(json.loads(metadata["config"]), path)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: found no configuration ({error!r}); expected weights written by pmljax") from None
+    expected = {k: v.shape for k, v in flatten_dict(abstract(config).variables, sep="/").items()}  # pyright: ignore
+    for name in sorted(expected.keys() | arrays.keys()):
+        found = arrays[name].shape if name in arrays else "nothing"
+        shape = expected.get(name, "nothing")
+        if found != shape:
+            raise InputError(f"{path}: {name}: found {found}, expected {shape}, as its configuration says")
+        if not np.isfinite(arrays[name]).all():
+            raise InputError(f"{path}: {name}: found NaN or infinity, expected finite weights")
+    return Model(unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in arrays.items()}, sep="/"), config)
+
+
+def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
+    def frozen(x: Any) -> Any:  # JSON has lists where the configuration has tuples
+        return tuple(map(frozen, x)) if isinstance(x, list) else x
+
+    known = {f.name for f in dataclasses.fields(ModelConfig)}
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(
+            f"{path}: found configuration {', '.join(unknown)}, which this pmljax does not know: update it"
+        )
+    return ModelConfig(**{k: frozen(v) for k, v in fields.items()})
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of the configuration and of every weight."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    for name, value in sorted(flatten_dict(model.variables, sep="/").items()):
+        digest.update(name.encode() + np.asarray(value).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,341 @@
+"""Readers and writers: folders, videos of every container, data sets, overlays, and writes that are whole or not there."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pmljax import files
+from pmljax.data import davis, youtube_vos
+from pmljax.data.images import frame_number, natural_key
+from pmljax.data.overlay import ContactSheet, paint
+from pmljax.data.sources import open_frames
+from pmljax.data.video import VideoWriter
+from pmljax.errors import InputError
+from pmljax.labels import palette
+
+
+def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rate=10):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def clip():
+    """Six frames of 48×64 whose left half brightens and whose right half is red."""
+    frames = np.zeros((6, 48, 64, 3), np.uint8)
+    frames[:, :, :32] = 40 * np.arange(1, 7)[:, None, None, None]
+    frames[:, :, 32:, 0] = 200
+    return frames
+
+
+# Folders
+
+
+def test_folder_in_natural_order(tmp_path, clip):
+    for name, image in zip(["f10.png", "f2.png", "f1.jpg", ".hidden.png"], clip, strict=False):
+        Image.fromarray(image).save(tmp_path / name, quality=95)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    frames = open_frames(tmp_path)
+    assert frames.size == (48, 64) and frames.count == 3
+    stamped = list(frames.stamped())
+    assert [(s.name, s.number) for s in stamped] == [("f1", 1), ("f2", 2), ("f10", 10)]
+    assert np.array_equal(stamped[1].image, clip[1]) and np.array_equal(stamped[2].image, clip[0])
+    assert frames.position("f10") == 2 and frames.position("f3") is None
+    assert len(list(frames)) == 3 == len(list(frames))  # a stream may be read again
+
+
+def test_natural_key_and_numbers():
+    assert sorted(["b2", "a10", "a9", "A1"], key=natural_key) == ["A1", "a9", "a10", "b2"]
+    assert frame_number("00042", 3) == 42 and frame_number("take2_frame007", 0) == 7 and frame_number("x", 3) == 3
+
+
+def test_start_end_every(tmp_path, clip):
+    for i, image in enumerate(clip):
+        Image.fromarray(image).save(tmp_path / f"{i:05d}.png")
+    video = write_video(tmp_path.parent / "slice.mp4", clip)
+    for source in (tmp_path, video):
+        frames = open_frames(source, start=1, end=6, every=2)
+        assert [s.name for s in frames.stamped()] == ["00001", "00003", "00005"] and frames.count == 3
+        assert [frames.position(f"{i:05d}") for i in range(6)] == [None, 0, None, 1, None, 2]
+        assert frames.digest() != open_frames(source).digest() == open_frames(source).digest()
+        with pytest.raises(InputError, match="no frames left"):
+            open_frames(source, start=6)
+        for bad in ({"start": -1}, {"every": 0}, {"start": 3, "end": 3}):
+            with pytest.raises(InputError, match="expected 0 ≤ start"):
+                open_frames(source, **bad)
+
+
+def test_orientation_and_modes(tmp_path, clip):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.fromarray(clip[0]).save(tmp_path / "0.jpg", exif=exif, quality=100)
+    frames = open_frames(tmp_path)
+    image = next(iter(frames))
+    assert frames.size == (64, 48) == image.shape[:2]
+    assert abs(int(image[40, 10, 0]) - 200) < 9  # the red right half lies below now
+    (tmp_path / "0.jpg").unlink()
+    grey = Image.fromarray(clip[0][..., 0])
+    grey.save(tmp_path / "0.png")
+    grey.convert("LA").save(tmp_path / "1.png")
+    Image.fromarray(clip[0]).convert("RGBA").save(tmp_path / "2.png")
+    assert all(f.shape == (48, 64, 3) and f.dtype == np.uint8 for f in open_frames(tmp_path))
+
+
+def test_folders_that_are_refused(tmp_path, clip):
+    def refused(word, path=tmp_path):
+        with pytest.raises(InputError, match=word) as caught:
+            list(open_frames(path))
+        assert "\n" not in str(caught.value)
+
+    refused("no pictures")
+    refused("no such file or folder", tmp_path / "absent")
+    for i, image in enumerate(clip):
+        Image.fromarray(image).save(tmp_path / f"{i}.jpg")
+    Image.fromarray(clip[0][:40]).save(tmp_path / "3.jpg")
+    refused(r"3\.jpg: found 64×40, the first frame is 64×48")
+    whole = (tmp_path / "2.jpg").read_bytes()
+    (tmp_path / "3.jpg").write_bytes(whole[: len(whole) - 60])
+    refused(r"3\.jpg: broken or truncated picture")
+    (tmp_path / "3.jpg").write_bytes(b"no picture at all")
+    refused(r"3\.jpg: found no readable picture")
+    (tmp_path / "3.jpg").unlink()
+    Image.fromarray(clip[0][..., 0].astype(np.uint16) * 256).save(tmp_path / "9.png")
+    refused("16 bits")
+    (tmp_path / "9.png").unlink()
+    Image.fromarray(clip[0]).save(tmp_path / "5.png")
+    refused("two pictures named 5")
+
+
+# Videos
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mov", "libx264", "yuv420p"),
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.mkv", "libx264", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+    ],
+)
+def test_videos_of_every_kind(tmp_path, clip, name, codec, pix_fmt):
+    frames = open_frames(write_video(tmp_path / name, clip, codec, pix_fmt))
+    stamped = list(frames.stamped())
+    assert frames.size == (48, 64) and [s.name for s in stamped] == [f"{i:05d}" for i in range(6)]
+    assert [s.number for s in stamped] == list(range(6))
+    assert np.allclose([s.seconds for s in stamped], np.arange(6) / 10, atol=1e-2)
+    assert np.abs(np.stack([s.image for s in stamped]).astype(int) - clip).mean() < 12  # 4:2:0 and compression
+
+
+@pytest.mark.parametrize("name", ["o.mp4", "o.gif"])
+@pytest.mark.parametrize("size", [(48, 64), (47, 61)])
+def test_writer_keeps_frames_and_timestamps(tmp_path, clip, name, size):
+    times = [0.0, 0.1, 0.25, 0.3, 0.31, 1.0]  # no constant rate
+    images = clip[:, : size[0], : size[1]]
+    with VideoWriter(tmp_path / name) as video:
+        for image, t in zip(images, times, strict=True):
+            video.write(image, t)
+        assert not (tmp_path / name).exists()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    stamped = list(open_frames(tmp_path / name).stamped())
+    assert np.allclose([s.seconds for s in stamped], times, atol=0.011)
+    found = np.stack([s.image for s in stamped])[:, : size[0], : size[1]]
+    assert found.shape == images.shape and np.abs(found.astype(int) - images).mean() < 12
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path, clip):
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "o.mp4") as video:
+        video.write(clip[0], 0.0)
+        raise RuntimeError
+    with VideoWriter(tmp_path / "none.mp4"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rotation_of_a_phone_video(tmp_path, clip):
+    """The track's display matrix, as phones write it: a quarter turn clockwise."""
+    path = write_video(tmp_path / "r.mp4", clip)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes after the box's name
+    data[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    frames = open_frames(path)
+    image = next(iter(frames))
+    assert frames.size == (64, 48) and abs(int(image[48, 24, 0]) - 200) < 12 and image[48, 24, 1] < 30
+    assert np.abs(image.astype(int) - np.rot90(clip[0], -1)).mean() < 12
+
+
+def test_videos_that_are_refused(tmp_path, clip):
+    (tmp_path / "text.mp4").write_text("hello\n" * 50)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    import av
+
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    for name, word in [
+        ("text.mp4", "no readable video"),
+        ("empty.mp4", "no readable video"),
+        ("sound.mp4", "no video stream"),
+    ]:
+        with pytest.raises(InputError, match=f"{name}: found {word}"):
+            open_frames(tmp_path / name)
+
+
+def test_a_video_that_was_cut_off_says_so_at_its_end(tmp_path, clip):
+    import av
+
+    path = tmp_path / "whole.mp4"
+    noise = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), np.uint8)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "1", "bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(open_frames(path))) == 12
+    data = path.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    seen = []
+    with pytest.raises(InputError, match=r"cut\.mp4: .*(cut off|cannot be decoded)"):
+        for frame in open_frames(tmp_path / "cut.mp4"):
+            seen.append(frame)
+    assert 2 <= len(seen) < 12
+    assert len(list(open_frames(tmp_path / "cut.mp4", end=2))) == 2  # what is asked for is there
+
+
+# Data sets
+
+
+def made_davis(root: Path, year: str = "2017") -> Path:
+    for name, n in (("a", 4), ("b", 3)):
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind / "480p" / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(np.full((20, 30, 3), 9, np.uint8)).save(root / f"JPEGImages/480p/{name}/{i:05d}.jpg")
+            mask = Image.fromarray(np.eye(20, 30, dtype=np.uint8), "P")
+            mask.putpalette(palette().tobytes())
+            mask.save(root / f"Annotations/480p/{name}/{i:05d}.png")
+    (root / "ImageSets" / year).mkdir(parents=True)
+    (root / "ImageSets" / year / "val.txt").write_text("a\nb\n")
+    return root
+
+
+def test_davis_splits(tmp_path):
+    root = made_davis(tmp_path)
+    assert davis.find_split(root, "val") == (2017, ["a", "b"])
+    (root / "ImageSets/2016").mkdir()
+    (root / "ImageSets/2016/val.txt").write_text("a\n")
+    (root / "ImageSets/2016/dev.txt").write_text("b\n\n")
+    assert davis.find_split(root, "val") == (2017, ["a", "b"]) and davis.find_split(root, "val", 2016) == (2016, ["a"])
+    assert davis.find_split(root, "dev") == (2016, ["b"])
+    (root / "ImageSets/480p").mkdir()
+    pairs = [f"/JPEGImages/480p/{s}/0000{i}.jpg /Annotations/480p/{s}/0000{i}.png" for s in "ba" for i in range(2)]
+    (root / "ImageSets/480p/old.txt").write_text("\n".join(pairs))
+    assert davis.find_split(root, "old") == (2016, ["b", "a"])
+    (root / "ImageSets/480p/bad.txt").write_text("no pairs\n")
+    with pytest.raises(InputError, match=r"bad\.txt: expected lines of two paths"):
+        davis.find_split(root, "bad")
+    for args, word in [(("nope",), "no such split; expected one of.*2016/dev.txt"), (("val", 2019), "--year 2019")]:
+        with pytest.raises(InputError, match=word):
+            davis.find_split(root, *args)
+    with pytest.raises(InputError, match="no such folder"):
+        davis.find_split(root / "x", "val")
+
+
+def test_davis_sequences(tmp_path):
+    root = made_davis(tmp_path)
+    sequence = davis.open_sequence(root, "a")
+    assert list(sequence.annotations) == [f"{i:05d}" for i in range(4)] and sequence.frames().count == 4
+    with pytest.raises(InputError, match=r"zz: no such folder; expected the annotation"):
+        davis.open_sequence(root, "zz")
+    assert [name for name, _ in sequence.counted()] == ["00001", "00002"]
+    (root / "Annotations/480p/a/00000.png").unlink()
+    with pytest.raises(InputError, match=r"00000\.png: no such file; expected the annotation of every frame"):
+        davis.open_sequence(root, "a").counted()
+    for path in (root / "Annotations/480p/b").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="b: found no annotation"):
+        davis.open_sequence(root, "b")
+
+
+def test_youtube_vos(tmp_path):
+    root = tmp_path / "valid"
+    for i in (0, 5, 10):
+        (root / "JPEGImages/v1").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(root / f"JPEGImages/v1/{i:05d}.jpg")
+    (root / "Annotations/v1").mkdir(parents=True)
+    for i in (0, 10):  # an object that appears in the third frame
+        Image.fromarray(np.ones((20, 30), np.uint8)).save(root / f"Annotations/v1/{i:05d}.png")
+    assert youtube_vos.list_videos(root) == ["v1"]
+    video = youtube_vos.open_video(root, "v1")
+    assert [p.stem for p in video.files] == ["00000", "00005", "00010"] and list(video.annotations) == [
+        "00000",
+        "00010",
+    ]
+    assert [s.number for s in video.frames().stamped()] == [0, 5, 10]
+    (root / "meta.json").write_text(json.dumps({"videos": {"v9": {}, "v1": {}}}))
+    assert youtube_vos.list_videos(root) == ["v1", "v9"]
+    with pytest.raises(InputError, match="v9: no such folder"):
+        youtube_vos.open_video(root, "v9")
+    (root / "meta.json").write_text("[]")
+    with pytest.raises(InputError, match=r"meta\.json: expected JSON"):
+        youtube_vos.list_videos(root)
+
+
+# Pictures of results
+
+
+def test_paint():
+    frame = np.full((20, 20, 3), 100, np.uint8)
+    labels = np.zeros((20, 20), np.uint8)
+    labels[5:15, 5:15] = 2
+    out = paint(frame, labels)
+    assert (out[labels == 0] == 100).all() and out[10, 10].tolist() == [50, 114, 50]
+    assert all((out[p] == out[5, 5]).all() for p in ((5, 10), (14, 10), (10, 5), (10, 14)))
+    assert out[5, 5].tolist() == [96, 224, 96]
+
+
+@pytest.mark.parametrize("n", [1, 5, 12, 40, 700])
+def test_contact_sheet_is_even_for_any_length(n):
+    sheet = ContactSheet()
+    for i in range(n):
+        sheet.add(str(i), np.full((40, 60, 3), i % 250, np.uint8))
+    assert len(sheet.held) <= 96
+    picture = sheet.jpeg()
+    assert picture[:2] == b"\xff\xd8"
+    kept = [int(name) for name, _ in sheet.held]
+    assert kept[0] == 0 and len(set(np.diff(kept))) <= 1 and kept[-1] >= n * 0.9 - 1
+
+
+# Writes
+
+
+def test_writes_are_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    files.write_file(path, b"one")
+    assert path.read_bytes() == b"one"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_file(path, b"two")
+    assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,96 @@
+"""The arrows of the architecture, from the imports themselves, and what `import pmljax` loads."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pmljax
+
+ROOT = Path(pmljax.__file__).parent
+
+# Who may import whom, inside the package. `errors` and `files` stand at the bottom: anybody may.
+ARROWS = {
+    "errors": set(),
+    "files": set(),
+    "labels": set(),
+    "metrics": set(),
+    "resnet": set(),
+    "retrieval": set(),
+    "loss": set(),
+    "config": {"resnet"},
+    "preprocess": {"config", "labels"},
+    "model": {"config", "labels", "preprocess", "resnet"},
+    "references": {"config", "labels", "model", "preprocess"},
+    "segment": {"labels", "model", "references", "retrieval"},
+    "weights": {"config", "model", "weights"},
+    "data": {"data", "labels"},
+    "scoring": {"data", "labels", "metrics"},
+    "results": {"data", "labels", "model", "segment", "weights"},
+    "demo": {"data", "labels", "metrics"},
+    "terminal": {"metrics"},
+    "cli": {"config", "data", "demo", "metrics", "model", "results", "scoring", "segment", "terminal", "weights"},
+}
+OUTSIDE_OF_KERNELS = {"jax", "flax", "jaxtyping", "numpy"}
+
+
+def imports(path: Path) -> set[str]:
+    """Everything that a module imports, at its top or in a function, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "pmljax" else {node.module}
+            )
+    return found
+
+
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(ROOT)) for p in MODULES])
+def test_arrows(path):
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert room in ARROWS, f"{room} is a new room: give it its arrows here and in the README"
+    inside = {name.split(".")[1] for name in imports(path) if name.startswith("pmljax.")}
+    assert inside <= ARROWS[room] | {"errors", "files"}
+
+
+@pytest.mark.parametrize("name", ["resnet", "retrieval", "loss"])
+def test_kernels_know_jax_and_flax_only(name):
+    outside = {n.split(".")[0] for n in imports(ROOT / f"{name}.py")}
+    assert outside - set(sys.stdlib_module_names) <= OUTSIDE_OF_KERNELS - {"numpy"}
+
+
+@pytest.mark.parametrize("name", ["labels", "metrics"])
+def test_numpy_rooms_do_not_import_jax(name):
+    assert not {n.split(".")[0] for n in imports(ROOT / f"{name}.py")} & {"jax", "flax"}
+
+
+def test_no_cycles():
+    """Between modules, not only between rooms."""
+    names = {p.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".") for p in MODULES}
+    graph = {}
+    for path in MODULES:
+        name = path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".")
+        graph[name] = {n if n in names else f"{n}.__init__" for n in imports(path) if n.startswith("pmljax")}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert order.index("pmljax.resnet") < order.index("pmljax.model") < order.index("pmljax.cli")
+
+
+def test_import_loads_jax_flax_and_numpy_only():
+    code = """
+import jax, flax, flax.linen, flax.struct, numpy, jaxtyping, sys
+before = set(sys.modules)
+import pmljax
+new = {m.split(".")[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)
+print(sorted(new))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['pmljax']"

@@ -1,0 +1,130 @@
+"""J and F against loops written from the definitions, the tool's statistics, and the official scores."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pmljax import metrics
+from pmljax.data.davis import find_split
+from pmljax.scoring import score_results
+
+
+def boundary_by_hand(mask):
+    """METHOD §7, pixel by pixel: differs from the right, lower, lower-right neighbour; one neighbour at the edges."""
+    h, w = mask.shape
+    out = np.zeros((h, w), bool)
+    for i in range(h):
+        for j in range(w):
+            near = [(i, j + 1), (i + 1, j), (i + 1, j + 1)]
+            near = near[1:2] if j == w - 1 else near[:1] if i == h - 1 else near
+            if i == h - 1 and j == w - 1:
+                continue
+            out[i, j] = any(mask[p] != mask[i, j] for p in near)
+    return out
+
+
+def f_by_hand(prediction, truth, radius):
+    """Precision and recall of boundary pixels with a partner within `radius`, by distances between all pairs."""
+    a, b = (np.argwhere(boundary_by_hand(m)) for m in (prediction, truth))
+    if not len(a) or not len(b):
+        return float(len(a) == len(b))
+    near = ((a[:, None] - b[None]) ** 2).sum(-1) <= radius**2
+    precision, recall = near.any(1).mean(), near.any(0).mean()
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 24), st.integers(3, 24), st.sampled_from([0.1, 0.5, 0.95]))
+def test_against_loops(seed, h, w, share):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, h, w)) < share
+    union = sum(bool(x or y) for x, y in zip(a.ravel(), b.ravel(), strict=True))
+    both = sum(bool(x and y) for x, y in zip(a.ravel(), b.ravel(), strict=True))
+    assert metrics.jaccard(a, b) == (both / union if union else 1)
+    assert np.array_equal(metrics.boundary(a), boundary_by_hand(a))
+    for radius in (1.0, 2.0, 5.0):
+        assert math.isclose(metrics.contour_f(a, b, radius), f_by_hand(a, b, radius))
+
+
+def test_blobs_with_the_default_radius():
+    y, x = np.mgrid[:120, :214]
+    a = (y - 50) ** 2 + (x - 90) ** 2 < 30**2
+    b = (y - 53) ** 2 + (x - 93) ** 2 < 30**2
+    radius = math.ceil(0.008 * math.hypot(120, 214))
+    assert radius == 2
+    assert math.isclose(metrics.contour_f(a, b), f_by_hand(a, b, radius))
+    assert math.ceil(0.008 * math.hypot(480, 854)) == 8
+
+
+def test_empty_cases():
+    none, some = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
+    some[5:10, 5:10] = True
+    assert metrics.jaccard(none, none) == metrics.contour_f(none, none) == 1
+    assert metrics.jaccard(some, none) == metrics.contour_f(some, none) == metrics.contour_f(none, some) == 0
+    full = np.ones((20, 20), bool)  # a mask without a boundary
+    assert metrics.contour_f(full, some) == 0 and metrics.contour_f(full, full) == 1
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 8])
+def test_dilate(radius, rng):
+    mask = rng.random((40, 37)) < 0.01
+    mask[0, 0] = mask[-1, -1] = True
+    points = np.argwhere(mask)
+    y, x = np.mgrid[:40, :37]
+    near = (y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2 <= radius**2
+    assert np.array_equal(metrics.dilate(mask, radius), near.any(-1))
+
+
+def test_statistics():
+    values = np.arange(48) / 47
+    s = metrics.statistics(values)
+    assert math.isclose(s.mean, 0.5) and math.isclose(s.recall, 0.5)
+    # n = 48: the quarters end at 0, 12, 24, 35, 47, ends shared (METHOD §7).
+    assert math.isclose(s.decay, values[0:13].mean() - values[35:48].mean())
+    long = metrics.statistics(np.linspace(1, 0, 1000))  # the tool's 8-bit frame numbers fail here
+    assert math.isclose(long.decay, 0.75, abs_tol=1e-2)
+    assert metrics.statistics([0.25]) == (0.25, 0.0, 0.0)
+    assert math.isclose(metrics.statistics([math.nan, 1.0, 0.0]).mean, 0.5)
+    assert math.isnan(metrics.statistics([]).mean)
+
+
+def test_tables_average_objects_not_sequences():
+    scores = {
+        "a_1": np.full((5, 2), 0.8), "a_2": np.full((5, 2), 0.6), "b_1": np.tile([0.1, 0.3], (5, 1)),
+    }  # fmt: skip
+    rows = metrics.table(scores)
+    assert math.isclose(rows["Global"]["J-Mean"], 0.5) and math.isclose(rows["Global"]["F-Mean"], 1.7 / 3)
+    assert math.isclose(rows["Global"]["J&F-Mean"], (0.5 + 1.7 / 3) / 2)
+    lines = metrics.csv_table(rows).splitlines()
+    assert lines[0] == "Sequence,J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
+    assert lines[1] == "a_1,0.800,0.800,1.000,0.000,0.800,1.000,0.000" and lines[-1].startswith("Global,0.533,0.500,")
+    totals, each = metrics.official_csv(rows)
+    assert totals.splitlines()[0] == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
+    assert totals.splitlines()[1].startswith("0.533,0.500,")
+    assert each.splitlines() == ["Sequence,J-Mean,F-Mean", "a_1,0.800,0.800", "a_2,0.600,0.600", "b_1,0.100,0.300"]
+
+
+def test_frame_scores_by_object():
+    truth = np.zeros((10, 10), np.uint8)
+    truth[:5] = 1
+    truth[5:] = 2
+    scores = metrics.frame_scores(np.where(truth == 1, 1, 0).astype(np.uint8), truth, [1, 2])
+    assert scores[0].tolist() == [1, 1] and scores[1].tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"prediction \[10, 9\] and truth \[10, 10\]"):
+        metrics.frame_scores(truth[:, 1:], truth, [1])
+
+
+def test_official_scores_to_their_digits(davis):
+    """The benchmark site's own scores of the masks that the authors published: every frame, all three digits."""
+    year, names = find_split(davis, "val")
+    scores = score_results(davis, davis / "pml_authors" / "masks", names, year)
+    official = json.loads((davis / "pml_authors" / "official_scores.json").read_text())
+    assert set(official) == set(names) and len(names) == 6
+    for name in names:
+        j, f = scores[f"{name}_1"].T
+        assert np.array_equal(np.round(j, 3), official[name]["J"])
+        assert np.array_equal(np.round(f, 3), official[name]["F"])
+    assert round(metrics.table(scores)["Global"]["J-Mean"], 3) == 0.758

@@ -1,0 +1,195 @@
+"""Configurations, preprocessing, position, unit length, embedding; weights in a file."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import pmljax
+from pmljax.config import NAMED, ModelConfig
+from pmljax.errors import InputError
+from pmljax.labels import area_matrix
+from pmljax.model import (
+    abstract,
+    create,
+    embed,
+    embed_stages,
+    parameter_count,
+    unit_length,
+    with_dtype,
+)
+from pmljax.preprocess import position, preprocess
+from pmljax.weights import bundled
+
+TINY = ModelConfig("tiny", 18, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 12)))
+
+
+def test_counts_of_the_reproductions():
+    count = {n: parameter_count(abstract(n)) for n in NAMED}
+    assert count["sydney0zq"] == 44_894_912
+    assert count["bfvos"] == 42_779_328
+    assert count["color"] == 0
+    # Heads alone, METHOD §3.4.
+    assert count["sydney0zq"] - 42_500_160 == 2_394_752 and count["bfvos"] - 42_500_160 == 279_168
+    assert count["small"] * 2 < 8e6  # in half precision, within the 8 MB of a bundled file
+
+
+def test_unit_length(rng):
+    x = rng.normal(size=(5, 7)).astype(np.float32)
+    x[2] = 0
+    y = unit_length(jnp.array(x))
+    assert np.allclose(np.linalg.norm(y, axis=-1), [1, 1, 0, 1, 1])
+    assert np.allclose(y[0], x[0] / np.linalg.norm(x[0]))
+    gradient = jax.grad(lambda x: unit_length(x)[..., 0].sum())(jnp.array(x))
+    assert np.isfinite(gradient).all() and not gradient[2].any()
+
+
+def test_preprocessing(rng):
+    frame = rng.integers(0, 256, (1, 24, 32, 3), np.uint8)
+    x = frame[0].astype(np.float64)
+    bgr = x[..., ::-1] - [104.00698793, 116.66876762, 122.67891434]
+    assert np.allclose(preprocess(NAMED["paper"], frame)[0], bgr, atol=1e-4)
+    one = preprocess(NAMED["small"], frame)[0]
+    assert np.allclose(one, (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-5)
+    same = dataclasses.replace(NAMED["sydney0zq"], input_size=None)
+    assert np.allclose(preprocess(same, frame)[0], x - [122.675, 116.669, 104.008], atol=1e-4)
+    same = dataclasses.replace(NAMED["bfvos"], input_size=None)
+    assert np.allclose(preprocess(same, frame)[0], (x - x.mean()) / x.std(), atol=1e-4)
+    flat = np.full_like(frame, 9)
+    assert np.isfinite(preprocess(same, flat)).all()
+
+
+def test_sizes_as_the_network_sees_them(rng):
+    frame = rng.integers(0, 256, (1, 96, 160, 3), np.uint8)
+    color = NAMED["color"]
+    assert preprocess(color, frame, 480).shape == (1, 96, 160, 3)  # never enlarged
+    small = preprocess(color, frame, 48)[0]
+    assert np.allclose(small, frame[0].reshape(48, 2, 80, 2, 3).mean((1, 3)), atol=1e-3)
+    assert preprocess(color, frame.swapaxes(1, 2), 48).shape == (1, 80, 48, 3)
+    odd = preprocess(color, frame[:, :95, :153], 41)[0]
+    dense = np.einsum("yh,xw,hwc->yxc", area_matrix(95, 41), area_matrix(153, 66), frame[0, :95, :153].astype(float))
+    assert odd.shape == (41, 66, 3) and np.allclose(odd, dense, atol=1e-3)
+    resized = preprocess(dataclasses.replace(NAMED["sydney0zq"], input_size=(64, 128)), frame)[0]
+    pillow = np.array(Image.fromarray(frame[0]).resize((128, 64), Image.Resampling.NEAREST), np.float32)
+    assert np.allclose(resized, pillow - np.float32([122.675, 116.669, 104.008]), atol=1e-4)
+
+
+def test_position():
+    place = position(NAMED["paper"], (480, 854), jnp.asarray(30))
+    assert place.shape == (61, 107, 3)
+    assert np.allclose(place[3, 5], [24 / 480, 40 / 854, 0.3])
+    assert position(NAMED["paper"], (480, 854), jnp.asarray(250))[0, 0, 2] == 1
+    assert place[60, 0, 0] == 1  # the last row of cells lies one pixel past the image
+    assert not position(NAMED["sydney0zq"], (480, 854), jnp.asarray(30)).any()
+    assert position(NAMED["bfvos"], (256, 256), jnp.asarray(30))[4, 7].tolist() == [4, 7, 30]
+    assert position(NAMED["small"], (480, 854), jnp.asarray(30)).shape == (61, 107, 0)
+
+
+def test_color_is_mean_colour_and_cell(rng):
+    frame = rng.integers(0, 256, (2, 39, 50, 3), np.uint8)
+    out = embed(create("color"), frame, jnp.zeros(2))
+    assert out.shape == (2, 6, 7, 5)  # 39 is 7 mod 8: n + 2
+    assert out[1, 2, 3, 3:].tolist() == [2, 3]
+    # Cell (2, 3) is centred on pixel (16, 24): half of pixels 12 and 20, all between.
+    weight = np.array([0.5, 1, 1, 1, 1, 1, 1, 1, 0.5]) / 8
+    mean = np.einsum("h,w,hwc->c", weight, weight, frame[1, 12:21, 20:29].astype(float))
+    assert np.allclose(out[1, 2, 3, :3], mean, atol=1e-3)
+    # The last row of cells is past the end by one pixel, and takes what is left of its box: rows 36…38.
+    edge = np.einsum("h,w,hwc->c", np.array([0.5, 1, 1]) / 2.5, weight, frame[0, 36:39, 20:29].astype(float))
+    assert np.allclose(out[0, 5, 3, :3], edge, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(39, 47), (40, 48)])
+def test_embedding_and_activations(size, rng):
+    model = create(TINY, jax.random.key(1))
+    frames = rng.integers(0, 256, (2, *size, 3), np.uint8)
+    out = jax.jit(embed_stages)(model, frames, jnp.arange(2))
+    y, x = TINY.grid(size)
+    assert out.embedding.shape == (2, y, x, 12) and out.embedding.dtype == jnp.float32
+    assert np.allclose(np.linalg.norm(out.embedding, axis=-1), 1, atol=1e-5)
+    assert set(out.stages) == {"stem", "stage1", "stage2", "stage3", "stage4", "head", "embedding"}
+    assert np.allclose(jax.jit(embed)(model, frames[1:], jnp.arange(1)), out.embedding[1:], atol=1e-5)
+    with jax.numpy_dtype_promotion("standard"):  # flax's own norms mix bfloat16 and float32
+        half = jax.jit(embed)(with_dtype(model, "bfloat16"), frames, jnp.arange(2))
+    assert half.dtype == jnp.float32 and 0 < np.abs(half - out.embedding).max() < 0.2
+
+
+def test_position_reaches_the_embedding(rng):
+    config = dataclasses.replace(TINY, position="yxt")
+    model = create(config, jax.random.key(0))
+    frames = np.repeat(rng.integers(0, 256, (1, 33, 33, 3), np.uint8), 2, 0)
+    out = jax.jit(embed)(model, frames, jnp.array([0, 90]))
+    assert np.abs(out[0] - out[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"depth": 20}, "depth 20"),
+        ({"stride": 32}, "stride 32"),
+        ({"taps": (1, 4)}, "taps"),
+        ({"taps": ()}, "taps"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_configurations_that_make_no_sense(fields, word):
+    with pytest.raises(InputError, match=word):
+        ModelConfig("x", **fields)
+
+
+# Names and files
+
+
+def test_load_by_name():
+    assert pmljax.load().config.name == bundled.DEFAULT
+    a, b, c = (pmljax.load("random:small", seed=s) for s in (0, 0, 1))
+    assert bundled.fingerprint(a) == bundled.fingerprint(b) != bundled.fingerprint(c)
+    assert pmljax.load("color", dtype="bfloat16").config.dtype == "bfloat16"
+    for name in ("nope", "small", "random:nope", "weights.safetensors"):
+        with pytest.raises(InputError, match=r"model.*expected"):
+            pmljax.load(name)
+
+
+def test_weights_survive_a_file(tmp_path, rng):
+    model = create(TINY, jax.random.key(0))
+    path = tmp_path / "tiny.safetensors"
+    bundled.write(path, model, commit="abc")
+    back = pmljax.load(path)
+    assert back.config == TINY
+    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(back.variables), strict=True):
+        assert b.dtype == jnp.float32 and np.array_equal(np.float16(a), b)
+    bundled.write(path, model, dtype=np.float32)
+    assert bundled.fingerprint(pmljax.load(path)) == bundled.fingerprint(model)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_that_are_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    model = create(TINY, jax.random.key(0))
+    path = tmp_path / "w.safetensors"
+    flat = {"/".join(k.key for k in p): np.asarray(v) for p, v in jax.tree.leaves_with_path(model.variables)}
+    good = {"format": "1", "config": json.dumps(dataclasses.asdict(TINY)), "commit": ""}
+    name = "params/head/conv1/kernel"
+    for arrays, metadata, word in [
+        (flat, {}, "format None"),
+        (flat, good | {"format": "9"}, "format 9"),
+        ({k: v for k, v in flat.items() if k != name}, good, f"{name}: found nothing"),
+        (flat | {"params/extra": np.zeros(3)}, good, "params/extra.*expected nothing"),
+        (flat | {name: flat[name][..., :3]}, good, "expected"),
+        (flat | {name: np.full_like(flat[name], np.nan)}, good, "NaN"),
+        (flat, {"format": "1"}, "no configuration"),
+        (flat, good | {"config": "{"}, "no configuration"),
+        (flat, good | {"config": "{}"}, "no configuration"),
+        (flat, good | {"config": json.dumps(dataclasses.asdict(TINY) | {"wings": 2})}, "wings"),
+    ]:
+        save_file(arrays, path, metadata)
+        with pytest.raises(InputError, match=word):
+            pmljax.load(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="no readable weights"):
+        pmljax.load(path)

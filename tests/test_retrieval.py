@@ -1,0 +1,182 @@
+"""Exact nearest neighbours: a float64 oracle, scikit-learn, ties to the bit, tiles, masks, and memory that stays flat."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pmljax.retrieval import MAX_K, Neighbours, nearest, vote
+
+
+def distances_by_hand(queries, references, metric):
+    """All pairs in float64, from the definition."""
+    q, r = np.float64(queries), np.float64(references)
+    if metric == "l2":
+        return ((q[:, None] - r[None]) ** 2).sum(-1)
+    length = np.linalg.norm(q, axis=-1)[:, None] * np.linalg.norm(r, axis=-1)[None]
+    return 1 - np.where(length > 0, (q @ r.T) / np.where(length > 0, length, 1), 0)
+
+
+def nearest_by_hand(queries, references, valid, k, metric):
+    """(distances, rows), of equal distances the lower row first; inf and −1 where there are fewer than k."""
+    every = np.where(valid, distances_by_hand(queries, references, metric), np.inf)
+    rows = np.argsort(every, -1, kind="stable")[:, :k]
+    distances = np.take_along_axis(every, rows, -1)
+    missing = k - rows.shape[1]
+    distances = np.pad(distances, ((0, 0), (0, missing)), constant_values=np.inf)
+    rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+    return distances, np.where(np.isinf(distances), -1, rows)
+
+
+def same_but_for_rounding(found, queries, references, valid, k, metric):
+    """Rows may differ from the oracle's only where float64 distances differ by less than rounding can make."""
+    expected, rows = nearest_by_hand(queries, references, valid, k, metric)
+    found_rows = np.array(found.rows)
+    assert np.array_equal(found_rows < 0, rows < 0)
+    every = distances_by_hand(queries, references, metric)
+    got = np.where(found_rows < 0, np.inf, np.take_along_axis(every, np.maximum(found_rows, 0), -1))
+    scale = 1.0
+    if metric == "l2":
+        near = np.where(rows < 0, 0, (np.float64(references) ** 2).sum(-1)[np.maximum(rows, 0)])
+        scale = (np.float64(queries) ** 2).sum(-1)[:, None] + near
+    with np.errstate(invalid="ignore"):
+        assert (np.where(np.isinf(expected), 0, np.abs(got - expected)) < 1e-5 * scale).all()
+        assert (np.where(np.isinf(expected), 0, np.abs(found.distances - expected)) < 1e-5 * scale).all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_random_floats_against_float64(metric, k, rng):
+    queries = rng.normal(size=(300, 24)).astype(np.float32)
+    references = rng.normal(size=(1500, 24)).astype(np.float32)
+    valid = rng.random(1500) < 0.7
+    found = nearest(jnp.array(queries), jnp.array(references), jnp.array(valid), k=k, metric=metric, reference_tile=512)
+    same_but_for_rounding(found, queries, references, valid, k, metric)
+
+
+def small_integers(seed, n_queries, n_references, d=3):
+    """Embeddings on which float32 is exact and ties abound."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-2, 3, (n_queries, d)).astype(np.float32), rng.integers(-2, 3, (n_references, d)).astype(
+        np.float32
+    )
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.sampled_from([1, 7, 128, 300, 1100]),
+    k=st.sampled_from([1, 5, 50]),
+    tile=st.sampled_from([128, 256, 8192]),
+    query_tile=st.sampled_from([None, 8]),
+    share=st.sampled_from([0.0, 0.05, 1.0]),
+)
+def test_ties_go_to_the_lower_row_whatever_the_tiles(seed, n, k, tile, query_tile, share):
+    queries, references = small_integers(seed, 20, n)
+    valid = np.random.default_rng(seed).random(n) < share
+    found = nearest(
+        jnp.array(queries), jnp.array(references), jnp.array(valid), k=k, reference_tile=tile, query_tile=query_tile
+    )
+    distances, rows = nearest_by_hand(queries, references, valid, k, "l2")
+    assert np.array_equal(found.rows, rows) and np.array_equal(found.distances, np.float32(distances))
+
+
+def test_equal_directions_tie_in_cosine():
+    references = jnp.array([[0.0, 2.0], [3.0, 0.0], [3.0, 0.0], [0.0, 0.0], [-3.0, 0.0]])
+    found = nearest(jnp.array([[0.5, 0.0], [0.0, 0.0]]), references, k=5, metric="cosine")
+    assert found.rows.tolist() == [[1, 2, 0, 3, 4], [0, 1, 2, 3, 4]]
+    assert np.allclose(found.distances, [[0, 0, 1, 1, 2], [1, 1, 1, 1, 1]])
+
+
+def test_without_a_mask_all_count_and_compiling_changes_nothing():
+    queries, references = (jnp.array(x) for x in small_integers(0, 50, 700))
+    masked = nearest(queries, references, jnp.ones(700, bool), k=5)
+    assert all((a == b).all() for a, b in zip(masked, nearest(queries, references, k=5), strict=True))
+    with jax.disable_jit():
+        eager = nearest(queries, references, k=5)
+    many = jax.vmap(partial(nearest, k=5), (0, None))(jnp.stack([queries, queries[::-1]]), references)
+    for plain, one, two in zip(masked, eager, many, strict=True):
+        assert (plain == one).all() and (plain == two[0]).all() and (plain[::-1] == two[1]).all()
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_against_scikit_learn(k, rng):
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    queries, references = (rng.normal(size=(n, 32)).astype(np.float32) for n in (400, 900))
+    found = nearest(jnp.array(queries), jnp.array(references), k=k)
+    distances, rows = (
+        neighbors.NearestNeighbors(n_neighbors=k, algorithm="ball_tree").fit(references).kneighbors(queries)
+    )
+    assert np.allclose(np.sqrt(found.distances), distances, rtol=1e-4)
+    assert (found.rows == rows).mean() > 0.999
+
+
+@pytest.mark.parametrize(("metric", "k"), [("l2", 1), ("l2", 5), ("cosine", 5)])
+def test_memory_does_not_grow_with_the_references(metric, k):
+    """XLA's own analysis of the compiled call, one frame's cells against 1, 10 and 100 frames' references."""
+
+    def temporary(n):
+        shapes = [
+            jax.ShapeDtypeStruct(s, t) for s, t in (((6588, 128), "float32"), ((n, 128), "float32"), ((n,), bool))
+        ]
+        return nearest.lower(*shapes, k=k, metric=metric).compile().memory_analysis().temp_size_in_bytes
+
+    small, middle, large = (temporary(n) for n in (6_588, 65_880, 658_800))
+    assert abs(large - middle) < 2**16 and large < 1.1 * small
+    assert large < 40 * 2**20
+
+
+def test_limits_are_named():
+    x = jnp.zeros((4, 3))
+    for bad, word in [
+        ({"k": 0}, "k: found 0"),
+        ({"k": MAX_K + 1}, "k: found 51"),
+        ({"reference_tile": 100}, "multiple of 128"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            nearest(x, x, **bad)
+
+
+# The vote
+
+
+def vote_by_hand(distances, rows, shares, majority):
+    """One query after the other."""
+    out = np.zeros((len(rows), shares.shape[1]))
+    for q, (d, r) in enumerate(zip(distances, rows, strict=True)):
+        there = [shares[i] for i, x in zip(r, d, strict=True) if np.isfinite(x)]
+        if not there:
+            continue
+        if not majority:
+            out[q] = np.mean(there, 0)
+            continue
+        labels = [int(np.argmax(s)) for s in there]
+        most = max(labels.count(a) for a in labels)
+        out[q, next(a for a in labels if labels.count(a) == most)] = 1  # the tied label that comes first is nearest
+    return out
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 11]), st.booleans(), st.booleans())
+def test_vote_against_a_loop(seed, k, o, hard, majority):
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(o), 30)
+    if hard:
+        shares = np.eye(o)[shares.argmax(-1)]
+    rows = rng.integers(0, 30, (25, k))
+    distances = np.sort(rng.random((25, k)), -1)
+    distances[rng.random((25, k)) < 0.2] = np.inf
+    distances = np.sort(distances, -1)
+    rows = np.where(np.isinf(distances), -1, rows)
+    found = vote(Neighbours(jnp.float32(distances), jnp.array(rows)), jnp.float32(shares), majority=majority)
+    assert np.allclose(found, vote_by_hand(distances, rows, shares, majority), atol=1e-6)
+
+
+def test_equal_votes_go_to_the_nearest():
+    shares = jnp.eye(3)
+    rows = jnp.array([[2, 1, 1, 2], [1, 2, 2, 1], [0, 2, 1, 1]])
+    distances = jnp.broadcast_to(jnp.arange(4.0)[None], (3, 4))
+    assert vote(Neighbours(distances, rows), shares, majority=True).argmax(-1).tolist() == [2, 1, 1]

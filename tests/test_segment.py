@@ -1,0 +1,393 @@
+"""From references to labels: rows, vote, growth, late objects, one compilation, no transfers, memory that stays flat."""
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pmljax.config import ModelConfig
+from pmljax.errors import InputError
+from pmljax.labels import VOID, grow_matrix, shrink_matrix
+from pmljax.model import create, embed
+from pmljax.references import reference_rows
+from pmljax.segment import DEFAULT, PAPER, Preset, grow, segment, segment_frame, start, step
+
+COLOR = create("color")
+
+
+def rows_by_hand(labels, ids, stride=8):
+    """Shares and validity of every cell, by areas: pixel p covers p ± ½, cell i is [8i − 4, 8i + 4]."""
+    h, w = labels.shape
+    out, valid = [], []
+    for i in range((h + 1) // stride + 1):
+        for j in range((w + 1) // stride + 1):
+            area = dict.fromkeys([*ids, VOID], 0.0)
+            for y in range(max(stride * i - 4, 0), min(stride * i + 5, h)):
+                for x in range(max(stride * j - 4, 0), min(stride * j + 5, w)):
+                    part = (0.5 if abs(y - stride * i) == 4 else 1) * (0.5 if abs(x - stride * j) == 4 else 1)
+                    area[int(labels[y, x])] += part
+            total = sum(area.values())
+            valid.append(area[VOID] <= 0.5 * total)
+            seen = total - area[VOID]
+            out.append([area[k] / seen if seen else 0 for k in ids])
+    return np.array(out), np.array(valid)
+
+
+def blobs(rng, h, w, ids=(3, 9), void=True):
+    labels = np.zeros((h, w), np.uint8)
+    labels[5:25, 4:22] = ids[0]
+    labels[10:37, 18:40] = ids[-1]
+    colours = 80 * (labels == ids[0]) + 160 * (labels == ids[-1])
+    frame = (colours[..., None] + rng.integers(0, 80, (h, w, 3))).astype(np.uint8)
+    if void:
+        labels[:, 24:27] = VOID
+        labels[26:, :12] = VOID
+    return labels, frame
+
+
+@pytest.mark.parametrize("size", [(39, 47), (40, 48)])  # 7 mod 8: a row of cells past the image
+def test_reference_rows_by_areas(size, rng):
+    labels, frame = blobs(rng, *size)
+    ids = np.array([0, 3, 9, VOID], np.uint8)
+    rows = reference_rows(COLOR, frame, labels, jnp.array(ids), 4, 4, hard=False)
+    share, valid = rows_by_hand(labels, [0, 3, 9])
+    assert np.array_equal(rows.valid, valid) and not valid.all()
+    assert np.allclose(rows.share[:, :3], share, atol=1e-5) and not rows.share[:, 3].any()
+    y, x = (size[0] + 1) // 8 + 1, (size[1] + 1) // 8 + 1
+    assert rows.place.reshape(y, x, 3)[2, 3].tolist() == [4, 2, 3]
+    assert np.allclose(rows.embedding, embed(COLOR, frame[None], jnp.zeros(1))[0].reshape(-1, 5), rtol=1e-6)
+    hard = reference_rows(COLOR, frame, labels, jnp.array(ids), hard=True)
+    assert np.array_equal(hard.share.argmax(-1), np.array(rows.share).argmax(-1)) and set(np.unique(hard.share)) == {
+        0,
+        1,
+    }
+
+
+def test_late_rows_are_objects_only(rng):
+    labels, frame = blobs(rng, 39, 47, void=False)
+    rows = reference_rows(COLOR, frame, labels, jnp.array([0, 3, 9, VOID], jnp.uint8), late=True)
+    assert np.array_equal(rows.valid, rows.share[:, 0] == 0) and rows.valid.any() and not rows.valid.all()
+
+
+def labels_of_rows(state, size=(39, 47)):
+    """The id of every cell among a state's references, −1 where it is not valid."""
+    r, cells = state.references, int(state.filled)
+    found = np.where(r.valid, np.array(r.ids)[np.array(r.share).argmax(-1)].astype(int), -1)
+    return found[:cells].reshape((size[0] + 1) // 8 + 1, (size[1] + 1) // 8 + 1)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_thin_objects_keep_the_cell_they_fill_most(hard, rng):
+    labels, frame = blobs(rng, 39, 47, void=False)
+    labels[:, 44] = 5  # a line one pixel wide, and a single pixel
+    labels[33, 9] = 7
+    preset = Preset(k=1, hard=hard)
+    cells = labels_of_rows(start(COLOR, frame, labels, preset=preset))
+    assert np.argwhere(cells == 7).tolist() == [[4, 1]]  # the cell around pixel (32, 8)
+    assert len(np.argwhere(cells == 5)) == 1 and np.argwhere(cells == 5)[0][1] in (5, 6)
+    out = list(segment(COLOR, [frame] * 2, labels, preset=preset))[1]
+    assert {5, 7} <= set(np.unique(out))
+
+
+def test_no_object_loses_its_last_cell(rng):
+    _, frame = blobs(rng, 39, 47)
+    labels = np.zeros((39, 47), np.uint8)
+    labels[12:21, 12:21] = 1  # one cell, around pixel (16, 16), and a pixel of another object in its corner
+    labels[19, 19] = 2
+    with pytest.raises(InputError, match="object 2 lies in cells that are all that another object has"):
+        start(COLOR, frame, labels)
+    labels[19, 21] = 2  # a pixel of it in the next cell is enough
+    cells = labels_of_rows(start(COLOR, frame, labels))
+    assert np.argwhere(cells == 1).tolist() == [[2, 2]] and np.argwhere(cells == 2).tolist() == [[2, 3]]
+    labels[:] = 0
+    labels[17, 17] = labels[15, 24] = 3
+    labels[17, 18] = 4  # two single pixels in one cell, of which one has another to go to
+    cells = labels_of_rows(start(COLOR, frame, labels))
+    assert np.argwhere(cells == 3).tolist() in ([[2, 2]], [[2, 3]]) and (cells == 4).sum() == (cells == 3).sum() == 1
+
+
+def test_an_object_within_void_keeps_a_cell(rng):
+    labels, frame = blobs(rng, 39, 47, void=False)
+    labels[2:14, 42:] = VOID
+    labels[8, 46] = 6
+    assert np.argwhere(labels_of_rows(start(COLOR, frame, labels)) == 6).tolist() == [[1, 6]]
+
+
+def test_grow_by_interpolation_at_p_over_8(rng):
+    shares = rng.dirichlet(np.ones(3), (6, 7)).astype(np.float32)
+    ids = jnp.array([0, 4, 9], jnp.uint8)
+    found = grow(jnp.array(shares), ids, grow_matrix(6, 39), grow_matrix(7, 50))
+    wide = np.zeros((39, 50, 3))
+    for y in range(39):
+        for x in range(50):
+            i, j = min(y / 8, 5), min(x / 8, 6)
+            i0, j0 = min(int(i), 4), min(int(j), 5)
+            a, b = i - i0, j - j0
+            square = shares[i0 : i0 + 2, j0 : j0 + 2].astype(float)
+            wide[y, x] = (1 - a) * ((1 - b) * square[0, 0] + b * square[0, 1]) + a * (
+                (1 - b) * square[1, 0] + b * square[1, 1]
+            )
+    best = np.sort(wide, -1)
+    clear = best[..., -1] - best[..., -2] > 1e-5
+    assert clear.mean() > 0.99 and np.array_equal(np.array(found)[clear], np.array([0, 4, 9])[wide.argmax(-1)][clear])
+
+
+def test_equal_shares_take_the_lowest_id():
+    shares = jnp.full((3, 3, 4), 0.25)
+    ids = jnp.array([0, 4, 9, VOID], jnp.uint8)
+    assert not grow(shares, ids, grow_matrix(3, 17), grow_matrix(3, 17)).any()
+    assert (
+        grow(shares * jnp.array([0, 1, 1, 0.0])[None, None], ids, grow_matrix(3, 17), grow_matrix(3, 17)) == 4
+    ).all()
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, PAPER, Preset(k=1, hard=False), Preset(k=7, metric="cosine")])
+def test_a_frame_step_by_step(preset, rng):
+    """The compiled call against its parts in NumPy: all-pairs distances, a sort, a count."""
+    labels, first = blobs(rng, 39, 47, void=False)
+    second = np.clip(first.astype(int) + rng.integers(-20, 20, first.shape), 0, 255).astype(np.uint8)
+    state = start(COLOR, first, labels, preset=preset)
+    result = segment_frame(COLOR, state.references, second, 1, preset=preset)
+
+    query = np.float64(embed(COLOR, second[None], jnp.zeros(1))[0].reshape(-1, 5))
+    r = np.float64(state.references.embedding)[np.array(state.references.valid)]
+    share = np.array(state.references.share)[np.array(state.references.valid)]
+    if preset.metric == "cosine":
+        query, r = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, r))
+    order = np.argsort(((query[:, None] - r[None]) ** 2).sum(-1), -1, kind="stable")[:, : preset.k]
+    votes = share[order].mean(1)
+    if preset.majority:
+        for q, labels in enumerate(share[order].argmax(-1).tolist()):
+            most = max(map(labels.count, labels))
+            votes[q] = np.eye(4)[next(a for a in labels if labels.count(a) == most)]
+    distance = np.sort(((query[:, None] - r[None]) ** 2).sum(-1), -1)
+    scale = (query**2).sum(-1) + (r**2).sum(-1).max()
+    decided = (np.diff(distance[:, : preset.k + 1], axis=-1) > 1e-5 * scale[:, None]).all(-1)  # no near ties
+    assert decided.mean() > 0.3
+    assert np.allclose(np.array(result.shares).reshape(votes.shape)[decided], votes[decided], atol=1e-5)
+    a_y, a_x = grow_matrix(6, 39), grow_matrix(7, 47)
+    wide = np.einsum("yi,xj,ijo->yxo", a_y, a_x, np.array(result.shares, np.float64))
+    clear = np.diff(np.sort(wide, -1)[..., -2:], axis=-1)[..., 0] > 1e-5
+    assert np.array_equal(np.array(result.labels)[clear], np.array([0, 3, 9, VOID])[wide.argmax(-1)][clear])
+
+
+def test_a_still_video_keeps_its_mask(rng):
+    """Truth through the grid and back: with k 1 every cell finds itself."""
+    labels, frame = blobs(rng, 95, 96, void=False)
+    first, second = segment(COLOR, [frame] * 2, labels, preset=Preset(k=1, hard=False))
+    assert np.array_equal(first, labels)
+    a_y, a_x = shrink_matrix(95, 13), shrink_matrix(96, 13)
+    grid = np.stack([a_y @ (labels == k) @ a_x.T for k in (0, 3, 9)], -1)
+    wide = np.einsum("yi,xj,ijo->yxo", grow_matrix(13, 95), grow_matrix(13, 96), grid)
+    clear = np.diff(np.sort(wide, -1)[..., -2:], axis=-1)[..., 0] > 1e-5
+    assert np.array_equal(second[clear], np.array([0, 3, 9])[wide.argmax(-1)][clear])
+    assert (second == labels).mean() > 0.95
+
+
+def test_the_first_mask_comes_back_as_given_void_only_there(rng):
+    labels, frame = blobs(rng, 39, 47)
+    out = list(segment(COLOR, [frame] * 3, labels))
+    assert np.array_equal(out[0], labels)
+    assert all(set(np.unique(o)) <= {0, 3, 9} for o in out[1:]) and all(o.dtype == np.uint8 for o in out)
+
+
+def test_a_video_of_one_frame(rng):
+    labels, frame = blobs(rng, 39, 47)
+    assert [np.array_equal(o, labels) for o in segment(COLOR, [frame], labels)] == [True]
+
+
+def test_long_numbers_do_no_harm(rng):
+    """As in IMG20240101123450.png."""
+    labels, frame = blobs(rng, 39, 47)
+    assert len(list(segment(COLOR, [(20240101123450, frame), (20240101123451, frame)], labels))) == 2
+
+
+def test_ten_objects_and_ids_with_gaps(rng):
+    labels = np.zeros((64, 320), np.uint8)
+    ids = [2, 3, 5, 8, 13, 21, 34, 55, 89, 254]
+    for n, k in enumerate(ids):
+        labels[16:56, 32 * n : 32 * n + 28] = k
+    frame = (labels[..., None] * np.array([1, 3, 7])[None, None] % 256).astype(np.uint8)
+    out = list(segment(COLOR, [frame] * 2, labels, preset=Preset(k=1, hard=False)))[1]
+    assert set(np.unique(out)) == {0, *ids} and (out == labels)[labels > 0].mean() > 0.9
+    state = start(COLOR, frame, labels)
+    assert state.references.ids.shape == (16,) and state.references.ids[:11].tolist() == [0, *ids]
+
+
+# Streams
+
+
+def stream(rng, n=5):
+    labels, frame = blobs(rng, 39, 47, void=False)
+    return labels, [np.clip(frame.astype(int) + 3 * t, 0, 255).astype(np.uint8) for t in range(n)]
+
+
+def test_step_is_what_segment_does(rng):
+    labels, frames = stream(rng)
+    state, alone = start(COLOR, frames[0], labels), [labels]
+    for frame in frames[1:]:
+        state, out = step(COLOR, state, frame)
+        alone.append(np.asarray(out))
+    assert state.index == 5
+    assert all(np.array_equal(a, b) for a, b in zip(alone, segment(COLOR, frames, labels), strict=True))
+
+
+def test_an_object_introduced_late(rng):
+    labels, frames = stream(rng)
+    early, late = np.where(labels == 9, 9, 0), np.where(labels == 3, 3, 0)  # the late one has the lower id
+    for frame in frames[:3]:  # where it is not to be seen yet
+        frame[labels == 3] = rng.integers(0, 80, ((labels == 3).sum(), 3))
+    preset = Preset(k=1, hard=False)
+    out = list(segment(COLOR, frames, {1: early, 3: late}, preset=preset))
+    assert not out[0].any()  # nothing known before the first mask
+    assert np.array_equal(out[1], early)
+    assert set(np.unique(out[2])) == {0, 9}
+    assert ((out[3] == 3) == (late == 3)).all()  # the mark wins on its frame
+    assert {3, 9} <= set(np.unique(out[4])) and ((out[4] == labels)[labels > 0]).mean() > 0.8
+    # Where a late mask is 0 nothing is said: the frame's own labels stay.
+    state = start(COLOR, frames[1], early, masks=2, preset=preset)
+    state, _ = step(COLOR, state, frames[2])
+    _, plain = step(COLOR, state, frames[3])
+    assert np.array_equal(out[3][late == 0], np.asarray(plain)[late == 0])
+
+
+def test_references_never_grow_and_are_never_overwritten(rng):
+    labels, frames = stream(rng)
+    state = start(COLOR, frames[0], labels, masks=2)
+    shape = state.references.embedding.shape
+    cells = int(state.filled)
+    before = np.array(state.references.embedding[:cells])
+    state, _ = step(COLOR, state, frames[1], labels)
+    assert state.references.embedding.shape == shape and shape[0] % 128 == 0
+    assert np.array_equal(before, state.references.embedding[:cells]) and state.filled == 2 * cells
+    with pytest.raises(InputError, match="no room for another mask"):
+        for frame in frames[2:]:
+            state, _ = step(COLOR, state, frame, labels)
+
+
+def test_numbers_reach_the_network(rng):
+    config = ModelConfig("t", 18, 8, norm="group", head=((1, 12),), position="yxt")
+    model = create(config)
+    labels, frames = stream(rng, 3)
+    state = start(model, frames[0], labels, number=10)
+    moved = start(model, frames[0], labels, number=60)
+    assert np.abs(state.references.embedding - moved.references.embedding).max() > 1e-4
+    pairs = list(segment(model, [(10, frames[0]), (60, frames[1])], labels))
+    _, alone = step(model, state, frames[1], number=60)
+    assert np.array_equal(pairs[1], alone)
+
+
+def test_frames_before_a_failure_come_out(rng):
+    labels, frames = stream(rng)
+
+    def broken():
+        yield from frames[:3]
+        raise InputError("frame 3 is broken")
+
+    out = []
+    with pytest.raises(InputError, match="frame 3 is broken"):
+        for o in segment(COLOR, broken(), labels):
+            out.append(o)
+    assert len(out) == 3
+
+
+def test_skipped_frames_cost_nothing_and_change_nothing(rng):
+    labels, frames = stream(rng)
+    whole, part = list(segment(COLOR, frames, labels)), list(segment(COLOR, frames, labels, skip={1, 3}))
+    assert [o is None for o in part] == [False, True, False, True, False]
+    assert np.array_equal(part[2], whole[2]) and np.array_equal(part[4], whole[4])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda f, m: (f, m[:-1]), "the mask is 47×38, the frame 47×39"),
+        (lambda f, m: (f, m * 0), "no object"),
+        (lambda f, m: (f, m.astype(np.int32) * 100), "label 900"),
+        (lambda f, m: ([f[0], f[1][:-1]], m), "frame 1: found 47×38"),
+        (lambda f, m: ([f[0] / 255.0], m), "uint8 RGB"),
+        (lambda f, m: ([f[0][..., 0]], m), "uint8 RGB"),
+        (lambda f, m: (f, {}), "no mask"),
+        (lambda f, m: (f, {0: m, 9: m}), "mask for frame 9"),
+    ],
+)
+def test_bad_input_is_named(change, word, rng):
+    labels, frames = stream(rng)
+    frames, labels = change(frames, labels)
+    with pytest.raises(InputError, match=word):
+        list(segment(COLOR, frames, labels))
+
+
+def test_large_frames_are_seen_small(rng):
+    labels, frame = blobs(rng, 78, 94, void=False)
+    preset = Preset(size=39, k=1, hard=False)
+    state = start(COLOR, frame, labels, preset=preset)
+    assert state.references.place[: state.filled].max(0).tolist() == [0, 5, 6]  # the grid of 39 × 47
+    _, second = segment(COLOR, [frame] * 2, labels, preset=preset)
+    assert second.shape == (78, 94) and (second == labels).mean() > 0.9
+    full = start(COLOR, frame, labels, preset=dataclasses.replace(preset, size=None))
+    assert full.references.place[: full.filled].max(0).tolist() == [0, 9, 11]
+
+
+def test_half_pixel_configurations_grow_and_shrink_their_own_way(rng):
+    config = ModelConfig("s", 18, 8, norm="group", head=((1, 12),), input_size=(40, 48), half_pixel=True)
+    model = create(config)
+    labels, frame = blobs(rng, 78, 94, void=False)
+    rows = reference_rows(model, frame, labels, jnp.array([0, 3, 9, VOID], jnp.uint8))
+    y, x = ((np.arange(n) + 0.5) * s / n for n, s in ((6, 78), (7, 94)))
+    picked = labels[np.ix_(y.astype(int), x.astype(int))]
+    assert np.array_equal(np.array([0, 3, 9])[np.array(rows.share)[:, :3].argmax(-1)].reshape(6, 7), picked)
+
+
+# What compiling costs
+
+
+def test_one_compilation_and_no_transfer(rng):
+    labels, frames = stream(rng, 4)
+    state = start(COLOR, frames[0], labels)
+    segment_frame.clear_cache()
+    on_device = [jax.device_put(f) for f in frames]
+    numbers = [jax.device_put(np.int32(i)) for i in range(4)]
+    segment_frame(COLOR, state.references, on_device[1], numbers[1])
+    assert segment_frame._cache_size() == 1
+    with jax.transfer_guard("disallow"):
+        for frame, number in zip(on_device[2:], numbers[2:], strict=True):
+            jax.block_until_ready(segment_frame(COLOR, state.references, frame, number))
+    assert segment_frame._cache_size() == 1
+    text = segment_frame.lower(COLOR, state.references, on_device[1], numbers[1]).as_text()
+    assert "callback" not in text and "infeed" not in text and "outfeed" not in text
+
+
+def test_a_whole_stream_compiles_each_call_once(rng):
+    labels, frames = stream(rng, 5)
+    segment_frame.clear_cache()
+    reference_rows.clear_cache()
+    list(segment(COLOR, frames, {0: labels, 2: labels}))
+    assert segment_frame._cache_size() == 1 and reference_rows._cache_size() == 1
+
+
+def test_memory_stays_flat_over_2000_frames():
+    """Frames and labels of 1,800 frames would be 138 MB; what stays may not be a tenth of that."""
+    code = """
+        import numpy as np, pmljax
+        rng = np.random.default_rng(0)
+        base = rng.integers(0, 256, (120, 160, 3), np.uint8)
+        labels = np.zeros((120, 160), np.uint8)
+        labels[40:80, 50:100] = 1
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+        frames = (np.roll(base, i % 20, 1) for i in range(2000))
+        for i, out in enumerate(pmljax.segment(pmljax.load("color"), frames, labels)):
+            assert out.shape == (120, 160)
+            if i == 199:
+                before = resident()
+        assert i == 1999
+        print(resident() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 13e6, f"{int(done.stdout) / 1e6:.0f} MB more after 2,000 frames"
