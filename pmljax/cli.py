@@ -16,12 +16,12 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from pmljax import metrics
+from pmljax.device import Device, use_device
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.terminal import fail, progress, show, text_table
+from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT
-
-Device = Literal["auto", "cpu", "gpu", "tpu"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Computing:
     """What computes, and how."""
 
     model: str = DEFAULT
-    """color (no network), random:NAME (untrained), or the path of a .safetensors file."""
+    """color (no network), random:NAME (untrained), or the path of a .safetensors file or of a training run."""
     device: Device = "auto"
     """Where to compute; auto takes an accelerator if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -290,23 +290,7 @@ def score(davis: Path, results: Path, names: Sequence[str], year: int):
     return metrics.table(scores), scores
 
 
-def use_device(device: Device) -> None:
-    """Let JAX compute on `device` only; InputError if it is not there."""
-    import jax
-
-    if device == "auto":
-        return
-    jax.config.update("jax_platforms", {"gpu": "cuda,rocm", "cpu": "cpu", "tpu": "tpu"}[device])
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        extra = {"gpu": "; for NVIDIA: pip install 'pmljax[cuda12]'", "tpu": "; pip install 'pmljax[tpu]'"}.get(
-            device, ""
-        )
-        raise InputError(f"--device {device}: JAX finds none ({str(error).splitlines()[0]}){extra}") from None
-
-
-COMMANDS = {"segment": Segment, "score": Score, "evaluate": Evaluate, "demo": Demo, "info": Info}
+COMMANDS = {"segment": Segment, "score": Score, "evaluate": Evaluate, "train": Train, "demo": Demo, "info": Info}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import jax.numpy as jnp
 
@@ -123,3 +124,33 @@ def named(config: ModelConfig | str) -> ModelConfig:
     if config not in NAMED:
         raise InputError(f"model {config}: expected one of {', '.join(NAMED)}")
     return NAMED[config]
+
+
+Config = TypeVar("Config")
+
+
+def thaw(cls: type[Config], fields: dict[str, Any], where: str) -> Config:
+    """A frozen dataclass from the JSON of its `dataclasses.asdict`; InputError, beginning with `where`, for what does not
+    fit: fields that this version does not know, or lacks."""
+
+    def tuples(x: Any) -> Any:  # JSON has lists where configurations have tuples
+        return tuple(map(tuples, x)) if isinstance(x, list) else x
+
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: found no configuration ({fields!r}); expected one written by pmljax")
+    known = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore
+    if unknown := sorted(fields.keys() - known):
+        raise InputError(
+            f"{where}: found configuration {', '.join(unknown)}, which this pmljax does not know: update it"
+        )
+    kinds = get_type_hints(cls)
+    values = {
+        k: thaw(kinds[k], v, where) if dataclasses.is_dataclass(kinds[k]) and isinstance(v, dict) else tuples(v)
+        for k, v in fields.items()
+    }
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(
+            f"{where}: found no configuration of pmljax's ({error}); expected every field without a default"
+        ) from None

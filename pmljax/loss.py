@@ -6,6 +6,8 @@ For every anchor pixel, the nearest positive in the pool is pulled and the neare
 
 Anchors come from one frame of a clip, the pool from two others. With two labels the roles of foreground and background
 swap with the anchor's label; with several objects the positives are the same object and the negatives all else.
+`soft_triplet_loss` is its smooth twin: soft minima in place of minima, softplus in place of the hinge. The semantic
+cross-entropy of the paper's first stage is here too.
 Axes: `a` anchors, `p` pool, `d` embedding. `jax.vmap` makes it a loss of many clips.
 """
 
@@ -77,6 +79,65 @@ def triplet_loss(
         for which in (term < 0, term + margin > 0)
     )
     return TripletLoss(total, nearer, active, number)
+
+
+def soft_triplet_loss(
+    anchors: Float[Array, "a d"],
+    anchor_labels: Int[Array, "a"],
+    pool: Float[Array, "p d"],
+    pool_labels: Int[Array, "p"],
+    *,
+    temperature: float = 0.1,
+    weights: Float[Array, "a"] | None = None,
+) -> TripletLoss:
+    """Eq. 1 with soft minima: Σ_a w_a softplus((softmin_{same} − softmin_{other}) / τ) over half the squared distances,
+    softmin(x) = −τ log Σ exp(−x/τ).
+
+    That is the negative logarithm of the share that the anchor's own label has among exp(−‖a − p‖²/2τ) of the whole pool;
+    for unit vectors the exponent is the cosine over τ. Every pixel of the pool has a gradient, the nearest the largest.
+    weights: of the anchors (equal by default); they are made to sum to 1 over the anchors with both pools.
+    """
+    distance = 0.5 * _pairwise(anchors, pool)
+    known = (pool_labels >= 0) & (pool_labels <= 254)
+    same = (anchor_labels[:, None] == pool_labels[None]) & known[None]
+    other = ~same & known[None]
+    there = same.any(1) & other.any(1) & (anchor_labels >= 0) & (anchor_labels <= 254)
+    near, far = (_soft_minimum(distance, group, temperature) for group in (same, other))
+    term = jnp.where(there, near - far, 0)
+    each = jnp.where(there, jax.nn.softplus(term), 0)
+    weight = jnp.where(there, jnp.ones_like(term) if weights is None else weights, 0)
+    weight = weight / jnp.maximum(weight.sum(), 1e-12)
+    number = there.sum(dtype=term.dtype)
+    hard = [jnp.where(group, distance, jnp.inf).min(1) for group in (same, other)]
+    nearer, active = (
+        jax.lax.stop_gradient((there & flag).sum(dtype=term.dtype) / jnp.maximum(number, 1))
+        for flag in (hard[0] < hard[1], term > 0)
+    )
+    return TripletLoss((each * weight).sum(), nearer, active, number)
+
+
+def _soft_minimum(distance: Float[Array, "a p"], group: Array, temperature: float) -> Float[Array, "a"]:
+    """−log Σ_{group} exp(−distance/τ): the soft minimum over τ; 0, without a gradient, over an empty group."""
+    some = group.any(1)
+    safe = group | ~some[:, None]
+    total = jax.nn.logsumexp(jnp.where(safe, -distance / temperature, -jnp.inf), 1)
+    return jnp.where(some, -total, 0)
+
+
+def _pairwise(x: Float[Array, "a d"], y: Float[Array, "p d"]) -> Float[Array, "a p"]:
+    """Squared distances of all pairs, from one matrix product."""
+    product = jnp.matmul(x, y.T, precision="highest")
+    return jnp.maximum(jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None] - 2 * product, 0)
+
+
+def semantic_loss(logits: Float[Array, "y x c"], labels: Int[Array, "y x"]) -> Float[Array, ""]:
+    """Cross-entropy over the cells of one picture, in their mean; labels outside 0…c − 1 (void) take no part.
+
+    0, with zero gradient, where all is void.
+    """
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(known, labels, 0)[..., None], -1)[..., 0]
+    return -jnp.where(known, chosen, 0).sum() / jnp.maximum(known.sum(dtype=logits.dtype), 1)
 
 
 def nearest_two(

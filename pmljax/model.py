@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
 
 from pmljax.config import POSITION_CHANNELS, ModelConfig, named
+from pmljax.conv import Conv
 from pmljax.labels import shrink_matrix
 from pmljax.preprocess import apply_axes, cells, position, preprocess
 from pmljax.resnet import ResNet
@@ -48,7 +49,7 @@ class Head(nn.Module):
     def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x d"]:
         for i, (kernel, channels) in enumerate(self.layers):
             x = nn.relu(x) if i else x
-            x = nn.Conv(
+            x = Conv(
                 channels,
                 (kernel, kernel),
                 padding=kernel // 2,
@@ -64,9 +65,15 @@ class EmbeddingNet(nn.Module):
 
     Call with preprocessed images float `[b, h, w, 3]` and positions `[b, y, x, p]`; returns the embedding
     `[b, y, x, d]` float32 (float64 if computed so) and a dict with every stage's activations.
+
+    remat, axis_name: as in ResNet, for training.
     """
 
     config: ModelConfig
+    remat: bool = False
+    axis_name: str | None = None
+    remat: bool = False
+    axis_name: str | None = None
 
     @cached_property
     def _dtype(self) -> Any:
@@ -77,7 +84,8 @@ class EmbeddingNet(nn.Module):
         self, images: Float[Array, "b h w 3"], places: Float[Array, "b y x p"], train: bool = False
     ) -> tuple[Float[Array, "b y x d"], dict[str, jax.Array]]:
         c = self.config
-        out = ResNet(c.depth, c.width, c.geometry, c.stride, c.norm, self._dtype, name="trunk")(images, train)
+        options = {"remat": self.remat, "axis_name": self.axis_name, "name": "trunk"}
+        out = ResNet(c.depth, c.width, c.geometry, c.stride, c.norm, self._dtype, **options)(images, train)
         x = jnp.concatenate([out[f"stage{tap}"] for tap in c.taps] + [places.astype(self._dtype)], -1)
         x = Head(c.head, self._dtype, name="head")(x)
         out["head"] = x

@@ -73,17 +73,33 @@ def apply_axes(a_y: np.ndarray, a_x: np.ndarray, x: Float[Array, "... h w c"]) -
 
 def position(config: ModelConfig, size: tuple[int, int], number: Num[Array, ""]) -> Float[Array, "y x p"]:
     """The position channels of a whole frame. `size` (h, w) as the network sees it, `number` the frame's own number."""
-    y, x = config.grid(size)
-    i, j = cells((y, x))
-    n = jnp.broadcast_to(jnp.asarray(number, jnp.float32), (y, x))
+    whole = jnp.array(size, jnp.float32)
+    return position_of_crop(config, size, jnp.zeros(2), jnp.ones(2), whole, jnp.asarray(number, jnp.float32))
+
+
+def position_of_crop(
+    config: ModelConfig,
+    size: tuple[int, int],
+    origin: Float[Array, "2"],
+    step: Float[Array, "2"],
+    whole: Float[Array, "2"],
+    number: Float[Array, ""],
+) -> Float[Array, "y x p"]:
+    """The position channels of a crop of `size` (h, w): where its cells lie in the original frame.
+
+    Pixel p of the crop lies on pixel origin + p·step of the original, whose size is `whole`, all (y, x).
+    """
+    grid = config.grid(size)
+    i, j = (origin[k] + step[k] * config.stride * cell for k, cell in enumerate(cells(grid)))
+    n = jnp.broadcast_to(number, grid)
     channels = {
         "none": [],
-        "yx": [config.stride * i / size[0], config.stride * j / size[1]],
-        "yxt": [config.stride * i / size[0], config.stride * j / size[1], jnp.minimum(n / 100, 1)],
-        "zeros": [jnp.zeros((y, x)), jnp.zeros((y, x))],
-        "ijn": [i, j, n],
+        "yx": [i / whole[0], j / whole[1]],
+        "yxt": [i / whole[0], j / whole[1], jnp.minimum(n / 100, 1)],
+        "zeros": [jnp.zeros(grid), jnp.zeros(grid)],
+        "ijn": [i / config.stride, j / config.stride, n],
     }[config.position]
-    return jnp.stack(channels, -1) if channels else jnp.zeros((y, x, 0))
+    return jnp.stack(channels, -1) if channels else jnp.zeros((*grid, 0))
 
 
 def cells(grid: tuple[int, int]) -> tuple[Float[Array, "y x"], Float[Array, "y x"]]:

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pmljax.conv import Conv, max_pool
+
 Geometry = Literal["deeplab", "torchvision"]
 NormKind = Literal["batch", "group"]
 
@@ -59,17 +61,13 @@ def stage_plan(geometry: Geometry, stride: int) -> list[tuple[int, int, int]]:
     return plan
 
 
-def max_pool(x: Float[Array, "b h w c"], ceil: bool) -> Float[Array, "b y x c"]:
-    """3×3 max-pool of stride 2 with padding 1, rounding the size up (`ceil`) or down as PyTorch does."""
-    padding = [(1, 2 if ceil and n % 2 == 0 else 1) for n in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), (2, 2), padding)  # pyright: ignore
-
-
-def normalise(kind: NormKind, train: bool, dtype: Any) -> Callable[..., nn.Module]:
+def normalise(kind: NormKind, train: bool, dtype: Any, axis_name: str | None) -> Callable[..., nn.Module]:
     """The norm layer of a network. Batch norm uses running statistics unless `train`; 0.9 is PyTorch's momentum 0.1."""
     if kind == "group":
         return partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
-    return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+    return partial(
+        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name
+    )
 
 
 class Block(nn.Module):
@@ -83,11 +81,12 @@ class Block(nn.Module):
     project: bool
     norm: NormKind
     dtype: Any
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x c2"]:
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        norm = normalise(self.norm, train, self.dtype)
+        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        norm = normalise(self.norm, train, self.dtype, self.axis_name)
         d = self.dilation
         dilated = partial(conv, kernel_size=(3, 3), padding=d, kernel_dilation=d)
         out = self.width * (4 if self.bottleneck else 1)
@@ -112,11 +111,12 @@ class Stem(nn.Module):
     geometry: Geometry
     norm: NormKind
     dtype: Any
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b y x c"]:
-        x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(normalise(self.norm, train, self.dtype)(name="norm1")(x))
+        x = Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(normalise(self.norm, train, self.dtype, self.axis_name)(name="norm1")(x))
         return max_pool(x, ceil=self.geometry == "deeplab")
 
 
@@ -130,14 +130,18 @@ class Stage(nn.Module):
     plan: tuple[int, int, int]
     norm: NormKind
     dtype: Any
+    axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x c2"]:
         stride, first, rest = self.plan
         channels = self.width * (4 if self.bottleneck else 1)
+        # `train` is argument 2 of a call, the module itself 0.
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.blocks):
             begin = i == 0
-            x = Block(
+            x = block(
                 self.width,
                 self.bottleneck,
                 self.geometry,
@@ -147,6 +151,7 @@ class Stage(nn.Module):
                 begin and (stride != 1 or x.shape[-1] != channels),
                 self.norm,
                 self.dtype,
+                self.axis_name,
                 name=f"block{i + 1}",
             )(x, train)
         return x
@@ -156,7 +161,8 @@ class ResNet(nn.Module):
     """The trunk. Returns {"stem", "stage1", …, "stage4"}: the activations, float `[b, y, x, c]`.
 
     width: channels of the stem (64 in the published networks); stage s has width·2^(s−1), times 4 for bottlenecks.
-    stride: of the output, 4, 8 or 16.
+    stride: of the output, 4, 8 or 16.  remat: whether a gradient computes the inside of every block again instead of
+    keeping it.  axis_name: the axis of a pmap over which batch statistics are taken in training.
     """
 
     depth: int
@@ -165,10 +171,12 @@ class ResNet(nn.Module):
     stride: int = 8
     norm: NormKind = "batch"
     dtype: Any = jnp.float32
+    remat: bool = False
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> dict[str, jax.Array]:
-        x = Stem(self.width, self.geometry, self.norm, self.dtype, name="stem")(x, train)
+        x = Stem(self.width, self.geometry, self.norm, self.dtype, self.axis_name, name="stem")(x, train)
         out = {"stem": x}
         for i, (blocks, plan) in enumerate(
             zip(BLOCKS[self.depth], stage_plan(self.geometry, self.stride), strict=True)
@@ -182,6 +190,8 @@ class ResNet(nn.Module):
                 plan,
                 self.norm,
                 self.dtype,
+                self.axis_name,
+                self.remat,
                 name=name,
             )(x, train)
             out[name] = x

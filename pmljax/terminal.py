@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pmljax.metrics import COLUMNS
+
+SCORES = ("J&F", "mean IoU")  # of a validation during training
 
 
 def text_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -40,6 +43,35 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def training_bar(what: str, total: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar with the loss, the rate, images a second and the time left, if standard error is a terminal; else a line every
+    half minute. Gives the function that takes (step, numbers)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    text = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
+    columns = (text[0], BarColumn(), MofNCompleteColumn(), text[1], TimeRemainingColumn())
+    shown, told = {}, time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, numbers="")
+
+        def report(step: int, numbers: Mapping[str, float]) -> None:
+            nonlocal told
+            shown.update(numbers)
+            names = ("loss", "rate", "images a second", *SCORES)
+            line = "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
+            bar.update(task, completed=step, numbers=line)
+            if not console.is_terminal and (
+                time.monotonic() - told > 30 or step == total or set(SCORES) & numbers.keys()
+            ):
+                told = time.monotonic()
+                print(f"{what}: step {step} of {total}  {line}", file=sys.stderr, flush=True)
+
+        yield report
 
 
 def fail(message: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmljax.data.frames import Frames
-from pmljax.data.images import list_images, natural_key, open_files
+from pmljax.data.images import frame_number, list_images, natural_key, open_files
 from pmljax.errors import InputError
 
 
@@ -22,6 +22,14 @@ class Sequence(NamedTuple):
         if not self.files:
             raise InputError(f"{self.name}: found no frames; expected JPEGImages/…/{self.name}/NNNNN.jpg")
         return open_files(self.files[0].parent, self.files)
+
+    def annotated(self) -> list[tuple[float, Path, Path]]:
+        """(the frame's own number, picture, annotation) of the frames that have both."""
+        return [
+            (float(frame_number(path.stem, index)), path, self.annotations[path.stem])
+            for index, path in enumerate(self.files)
+            if path.stem in self.annotations
+        ]
 
     def counted(self) -> list[tuple[str, Path]]:
         """(frame, its annotation) of every frame that is scored: all but the first and the last.

@@ -10,12 +10,14 @@ from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.model import Model, create, with_dtype
 from pmljax.weights.bundled import DEFAULT, read
+from pmljax.weights.checkpoint import read_model
 
 
 def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -> Model:
     """A model by name or by file.
 
-    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), or the path of a .safetensors file.
+    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a .safetensors file, or of a
+    training run's folder (its best checkpoint, or the last where none was scored) or of one checkpoint in it.
     dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
     """
     text = str(name)
@@ -23,12 +25,17 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
         model = create("color")
     elif text.startswith("random:"):
         model = create(text.removeprefix("random:"), jax.random.key(seed))
+    elif Path(text).is_dir():
+        model = read_model(Path(text))
     elif Path(text).is_file():
         model = read(text)
     elif text in NAMED:
         raise InputError(
-            f"model {text}: no trained weights are bundled yet; expected color, random:{text}, or a .safetensors file"
+            f"model {text}: no trained weights are bundled yet; expected color, random:{text}, a .safetensors file or a"
+            " run's folder"
         )
     else:
-        raise InputError(f"model {text}: no such name or file; expected color, random:NAME or a .safetensors file")
+        raise InputError(
+            f"model {text}: no such name or file; expected color, random:NAME, a .safetensors file or a run's folder"
+        )
     return with_dtype(model, dtype)

@@ -10,13 +10,12 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from pmljax.config import ModelConfig
+from pmljax.config import ModelConfig, thaw
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.model import Model, abstract
@@ -53,8 +52,8 @@ def read(path: str | Path) -> Model:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path}: found format {metadata.get('format')}, expected {FORMAT}: weights written by pmljax")
     try:
-        config = _config(json.loads(metadata["config"]), path)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        config = thaw(ModelConfig, json.loads(metadata["config"]), str(path))
+    except (KeyError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: found no configuration ({error!r}); expected weights written by pmljax") from None
     expected = {k: v.shape for k, v in flatten_dict(abstract(config).variables, sep="/").items()}  # pyright: ignore
     for name in sorted(expected.keys() | arrays.keys()):
@@ -65,18 +64,6 @@ def read(path: str | Path) -> Model:
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{path}: {name}: found NaN or infinity, expected finite weights")
     return Model(unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in arrays.items()}, sep="/"), config)
-
-
-def _config(fields: dict[str, Any], path: Path) -> ModelConfig:
-    def frozen(x: Any) -> Any:  # JSON has lists where the configuration has tuples
-        return tuple(map(frozen, x)) if isinstance(x, list) else x
-
-    known = {f.name for f in dataclasses.fields(ModelConfig)}
-    if unknown := sorted(fields.keys() - known):
-        raise InputError(
-            f"{path}: found configuration {', '.join(unknown)}, which this pmljax does not know: update it"
-        )
-    return ModelConfig(**{k: frozen(v) for k, v in fields.items()})
 
 
 def fingerprint(model: Model) -> str:

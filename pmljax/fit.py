@@ -1,0 +1,166 @@
+"""The training loop: steps, checkpoints, validation, and a run that goes on where it was killed.
+
+`RUN/checkpoints/STEP`, `RUN/log.jsonl`, `RUN/loss.png`, `RUN/tensorboard`, and what the validation writes. The next step
+depends on the checkpoint alone: clips are numbered from the beginning of the run, and all that is drawn for a clip
+follows from its number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pmljax.errors import InputError
+from pmljax.model import Model
+from pmljax.runlog import RunLog
+from pmljax.train import Objective, TrainConfig, create_state, embedding_loss, evaluated, replicate, split, spread
+from pmljax.weights import checkpoint
+
+
+class Every(NamedTuple):
+    """How often, in steps: a line in the log, a checkpoint, a validation (0: none). keep: the last checkpoints."""
+
+    log: int = 10
+    save: int = 200
+    validate: int = 0
+    keep: int = 2
+
+
+DEFAULT = Every()
+
+
+def fit(
+    run: Path,
+    config: TrainConfig,
+    batches: Callable[[int], Iterator[Any]],
+    *,
+    objective: Objective = embedding_loss,
+    variables: dict[str, Any] | None = None,
+    every: Every = DEFAULT,
+    validate: Callable[[Model, Path], dict[str, float]] | None = None,
+    score: str = "J&F",
+    describe: Callable[[int], str] = str,
+    overwrite: bool = False,
+    report: Callable[[int, dict[str, float]], object] = lambda step, numbers: None,
+) -> Model:
+    """Train, or go on with the run in the folder `run`; returns the model after the last step.
+
+    batches(n): this host's batches `[b, …]` from the n-th on, without end; their field `frames` is `[b, t, h, w, 3]`, or
+    `[b, h, w, 3]` of single pictures. The n-th holds the clips n·batch and following.
+    variables: to start from in place of random ones.  validate(model, run): scores, and whatever pictures it writes;
+    score: the one by which the best checkpoint is kept.  describe: a clip's number in words.
+    report: called with the numbers of every line of the log.
+    Raises InputError where the folder holds another recipe's run, and where the loss is no longer finite: then the state
+    before is the last checkpoint, and the clip is named.
+    """
+    if overwrite and run.is_dir():
+        _clear(run)
+    step = spread(config, objective)
+    state = create_state(config, variables)
+    folder = checkpoint.open_folder(run, every.keep)
+    begin = folder.latest_step()
+    if begin is None:
+        begin, state = 0, replicate(state)
+        checkpoint.save(folder, 0, config, state, evaluated(config, state))
+    else:
+        _same_recipe(run, checkpoint.read_record(Path(folder.directory) / str(begin))["config"], config)
+        state = checkpoint.restore(folder, begin, replicate(state))
+    first = jax.process_index() == 0
+    log = RunLog(run, dataclasses.asdict(config), begin) if first else None
+    key, devices = jax.random.key(config.seed), jax.local_device_count()
+    stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
+    batch = next(stream)
+    for n in range(begin, config.steps):
+        pictures += config.batch * (batch.frames.shape[1] if batch.frames.ndim == 5 else 1)
+        with _advice(config):
+            state, metrics = step(state, split(batch, devices), key)
+            # The next clips are read while the devices work.
+            batch = next(stream)
+            metrics = jax.tree.map(np.asarray, metrics)
+        if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
+            state = dataclasses.replace(state, step=state.step - 1)
+            if folder.latest_step() != n:
+                checkpoint.save(folder, n, config, state, evaluated(config, state))
+            raise InputError(_diverged(run, n, config, metrics, describe))
+        kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
+        done, last = n + 1, n + 1 == config.steps
+        if done % every.log == 0 or last:
+            numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
+            now = time.monotonic()
+            numbers["images a second"] = pictures / (now - since)
+            kept, pictures, since = [], 0, now
+            if log:
+                log.write(done, numbers)
+            report(done, numbers)
+        scores = {}
+        if validate and every.validate and (done % every.validate == 0 or last):
+            scores = validate(evaluated(config, state), run)
+            if log:
+                log.write(done, scores)
+                log.draw(list(scores))
+            report(done, scores)
+            since, pictures = time.monotonic(), 0
+        if scores or done % every.save == 0 or last:
+            checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
+    if log:
+        log.draw()
+        log.close()
+    folder.close()
+    return evaluated(config, state)
+
+
+def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if changed:
+        was, new = (json.dumps(d.get(changed[0]))[:80] for d in (before, now))
+        raise InputError(
+            f"{run}: begun with another {', '.join(changed)} ({changed[0]}: found {was}, now {new}); expected the same,"
+            " another --out, or --overwrite"
+        )
+
+
+def _clear(run: Path) -> None:
+    """Remove what a run of ours left in the folder, and nothing else."""
+    for name in (checkpoint.FOLDER, "tensorboard", "validation"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    for name in ("log.jsonl", "loss.png"):
+        (run / name).unlink(missing_ok=True)
+
+
+def _diverged(
+    run: Path, n: int, config: TrainConfig, metrics: dict[str, np.ndarray], describe: Callable[[int], str]
+) -> str:
+    numbers = range(n * config.batch, (n + 1) * config.batch)
+    bad = [i for i, loss in zip(numbers, metrics["each"], strict=True) if not math.isfinite(loss)]
+    what = "loss" if bad else "gradient"
+    clips = "; ".join(f"clip {i} ({describe(i)})" for i in (bad or numbers)[:4])
+    return (
+        f"{run}: step {n}: the {what} is not finite at {clips}; the last good state is {run / checkpoint.FOLDER / str(n)};"
+        " look at that clip, lower --rate, or clip the gradient"
+    )
+
+
+@contextmanager
+def _advice(config: TrainConfig) -> Iterator[None]:
+    """Out of memory as one line that says what to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        least = config.batch // jax.device_count()
+        raise InputError(
+            f"the device has not enough memory for {least} clips of {config.augment.crop} pixels at once; lower --batch or"
+            " --crop, raise --accumulate, or add --remat or --dtype bfloat16"
+        ) from None

@@ -1,0 +1,221 @@
+"""`pmljax train`: the command that puts sources of clips, a recipe and a validation together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from pmljax.device import Device, use_device
+from pmljax.errors import InputError
+from pmljax.terminal import show, training_bar
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What the clips are made of. Several sources are mixed."""
+
+    davis: Path | None = None
+    """A DAVIS root: its sequences' own frames, three of one sequence a clip."""
+    split: str = "train"
+    """Of the DAVIS root: the list of sequences, ImageSets/YEAR/SPLIT.txt."""
+    year: int | None = None
+    """Of that list, by default the year that has it."""
+    youtube_vos: Path | None = None
+    """A split's folder of YouTube-VOS (…/train)."""
+    stills: Path | None = None
+    """A VOC-layout folder (JPEGImages, SegmentationObject, ImageSets): each picture made into a clip by moving it."""
+    stills_split: str = "train"
+    """Of the stills: the list of pictures, ImageSets/Segmentation/SPLIT.txt."""
+    tfds: Path | None = None
+    """A folder in which the TFDS set davis/480p was prepared (experiments/prepare_tfds.py)."""
+    synthetic: bool = False
+    """Made clips, which need no data."""
+    weights: tuple[float, ...] = ()
+    """How often each source is drawn, in the order davis, youtube-vos, stills, tfds, synthetic of those given; equally by
+    default."""
+
+    def sources(self, seed: int) -> tuple[list[Any], list[float], str]:
+        """(sources, weights, what they are in words)."""
+        from pmljax.data import batches, davis, youtube_vos
+        from pmljax.data.stills import StillSource
+
+        found: list[tuple[str, Any]] = []
+        cache = batches.Cache()
+        if self.davis:
+            year, names = davis.find_split(self.davis, self.split, self.year)
+            sequences = [davis.open_sequence(self.davis, name) for name in names]
+            found.append((f"davis {year} {self.split} ({len(names)})", batches.VideoSource(sequences, "davis", cache)))
+        if self.youtube_vos:
+            names = youtube_vos.list_videos(self.youtube_vos)
+            videos = [youtube_vos.open_video(self.youtube_vos, name) for name in names]
+            kept, short = batches.long_enough(videos)
+            words = f"youtube-vos ({len(kept)}, {short} with fewer than 3 annotated frames left out)"
+            found.append((words, batches.VideoSource(kept, "youtube-vos", cache)))
+        if self.stills:
+            # Of pictures with background, half with all their parts as one object: parts, or the whole.
+            stills = StillSource(self.stills, self.stills_split, merge=0.5, cache=cache)
+            found.append((f"stills {self.stills_split} ({len(stills.pairs)})", stills))
+        if self.tfds:
+            raise InputError("--tfds: not yet")
+        if self.synthetic:
+            found.append(("synthetic", batches.SyntheticSource(seed)))
+        if not found:
+            raise InputError(
+                "found no source of clips; expected --davis, --youtube-vos, --stills, --tfds or --synthetic"
+            )
+        weights = list(self.weights) or [1.0] * len(found)
+        if len(weights) != len(found) or min(weights) < 0 or not sum(weights):
+            raise InputError(
+                f"--weights {' '.join(map(str, weights))}: expected {len(found)} numbers, one a source given"
+            )
+        words = ", ".join(f"{name} × {weight:g}" for (name, _), weight in zip(found, weights, strict=True))
+        return [source for _, source in found], weights, words
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes to the recipe."""
+
+    steps: int | None = None
+    batch: int | None = None
+    """Clips a step, over all devices and hosts."""
+    rate: float | None = None
+    crop: int | None = None
+    """Side of the crops, in pixels."""
+    accumulate: int | None = None
+    """Parts of a device's batch, one after the other: the same update from less memory."""
+    remat: bool = False
+    """Compute activations again in the backward pass: less memory, a third more work."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's computation; parameters are float32."""
+    norm: Literal["frozen", "synced"] | None = None
+    """Batch normalisation: frozen, or trained with the statistics of all devices."""
+    seed: int = 0
+    """Of the weights, the clips and all that is drawn."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network's embedding with the modified triplet loss.
+
+    pmljax train --davis DAVIS --split train --out run
+
+    Writes OUT/checkpoints/STEP (the last two and the best), OUT/log.jsonl, OUT/tensorboard, OUT/loss.png and
+    OUT/validation. A run that was stopped is continued by the same command. `--model OUT` of the other commands takes it.
+    """
+
+    out: Path
+    """The folder to write to."""
+    clips: Annotated[Clips, arg(name="")] = Clips()
+    recipe: str = "small"
+    """small: two CPU cores, an hour, from random weights. paper: the paper's, as far as it is known."""
+    changes: Annotated[Changes, arg(name="")] = Changes()
+    init: Path | None = None
+    """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""
+    validate: str | None = None
+    """A split of --davis to score during training. Never the one that is reported."""
+    validate_every: int = 1000
+    """Steps between validations."""
+    validate_frames: int = 10
+    """Frames of each sequence that are scored then; 0: all."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    workers: int = 0
+    """Processes that read clips; 0: threads of this one."""
+    threads: int = 2
+    """Threads that read clips, in each process."""
+    device: Device = "auto"
+    """Where to compute; auto takes an accelerator if there is one."""
+    overwrite: bool = False
+    """Start anew where OUT holds another run."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        import jax
+
+        from pmljax.data.batches import Clips as ClipStream
+        from pmljax.data.batches import batches
+        from pmljax.fit import Every, fit
+        from pmljax.sampling import Clip
+        from pmljax.validation import on_davis
+
+        use_device(self.device)
+        sources, weights, words = self.clips.sources(self.changes.seed)
+        config = self._config(words)
+        stream = ClipStream(
+            sources, weights, seed=config.seed, canvas=config.canvas, short_side=config.short_side, frames=3
+        )
+
+        def from_step(step: int) -> Iterator[Clip]:
+            for batch in batches(
+                stream,
+                batch=config.batch,
+                start=step,
+                host=jax.process_index(),
+                hosts=jax.process_count(),
+                workers=self.workers,
+                threads=self.threads,
+            ):
+                yield Clip(**batch)
+
+        validate = None
+        if self.validate:
+            if not self.clips.davis:
+                raise InputError("--validate: found no --davis; expected the root that has the split")
+            validate = on_davis(self.clips.davis, self.validate, year=self.clips.year, frames=self.validate_frames)
+        with training_bar(f"train {config.model.name}", config.steps) as report:
+            fit(
+                self.out,
+                config,
+                from_step,
+                variables=self._variables(config),
+                every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
+                validate=validate,
+                describe=stream.describe,
+                overwrite=self.overwrite,
+                report=report,
+            )
+        last = read_last(self.out)
+        text = f"{config.steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
+        show({"out": str(self.out), "data": words, **last} if self.json else text)
+
+    def _config(self, words: str) -> Any:
+        from pmljax.recipes import recipe
+
+        config = recipe(self.recipe)
+        changed = {
+            k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None and k not in ("crop", "dtype")
+        }
+        model = dataclasses.replace(config.model, dtype=self.changes.dtype)
+        crop = (
+            config.augment if self.changes.crop is None else dataclasses.replace(config.augment, crop=self.changes.crop)
+        )
+        return dataclasses.replace(config, **changed, model=model, augment=crop, data=words)
+
+    def _variables(self, config: Any) -> dict[str, Any] | None:
+        if self.init is None:
+            return None
+        import jax
+
+        from pmljax.weights import load
+        from pmljax.weights.carry import carry_over
+
+        variables, report = carry_over(load(self.init).variables, config.model, jax.random.key(config.seed))
+        show(report.text())
+        return variables
+
+
+def read_last(out: Path) -> dict[str, float]:
+    """The last numbers of each kind in a run's log."""
+    from pmljax.runlog import read_log
+
+    last: dict[str, float] = {}
+    for line in read_log(out / "log.jsonl"):
+        last |= {k: v for k, v in line.items() if k not in ("run", "step")}
+    return last

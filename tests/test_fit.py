@@ -1,0 +1,263 @@
+"""The loop: killed and resumed to the bit, what is kept, what is refused, what stops it and what it then says."""
+
+import dataclasses
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pmljax
+from pmljax.config import ModelConfig
+from pmljax.errors import InputError
+from pmljax.fit import Every, fit
+from pmljax.runlog import read_log
+from pmljax.sampling import Augment, Clip
+from pmljax.train import Outcome, TrainConfig
+from pmljax.weights import checkpoint
+
+MODEL = ModelConfig("tiny", 18, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
+CONFIG = TrainConfig(
+    MODEL, Augment(crop=32), steps=30, batch=4, optimiser="adamw", rate=0.05, average=0.9, seed=3, data="numbers"
+)
+
+
+def variables():
+    return {"params": {"head": {"kernel": jnp.ones((3, 2))}}, "batch_stats": {}}
+
+
+def objective(config, variables, batch, key, axis_name):
+    """A small problem whose randomness follows from the clips' numbers, as that of `embedding_loss` does."""
+    noise = jax.vmap(lambda n: jax.random.normal(jax.random.fold_in(key, n), (3,)))(batch.number)
+    each = (((batch.frames + 0.1 * noise) @ variables["params"]["head"]["kernel"] - 1) ** 2).mean(-1)
+    return Outcome(each, {"share": each.min()}, variables["batch_stats"])
+
+
+def numbers(bad=None):
+    """Batches of clips; clip `bad` is not finite."""
+
+    def batches(start):
+        for n in itertools.count(start * CONFIG.batch, CONFIG.batch):
+            number = np.arange(n, n + CONFIG.batch)
+            frames = np.sin(number[:, None] * np.array([1.0, 2.0, 3.0])).astype(np.float32)
+            frames[number == bad] = np.inf
+            nothing = np.zeros(len(number), np.float32)
+            yield Clip(frames, nothing, nothing, nothing, nothing, number.astype(np.uint32))
+
+    return batches
+
+
+def train(run, config=CONFIG, **options):
+    options = {"every": Every(log=5, save=5)} | options
+    return fit(run, config, numbers(), objective=objective, variables=variables(), **options)
+
+
+def state_bytes(run, step):
+    folder = checkpoint.open_folder(run)
+    found = checkpoint.restore(folder, step, None)
+    folder.close()
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(found)]
+
+
+SCRIPT = """
+import sys, time, jax
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, {here!r})
+import test_fit
+from pathlib import Path
+print("begun", flush=True)
+test_fit.train(Path(sys.argv[1]), report=lambda step, numbers: print(step, flush=True))
+"""
+
+
+def killed_and_resumed(run, waits):
+    """Train in processes of their own, each killed (SIGKILL) so many seconds after it began to train, the last not."""
+    kills = 0
+    for wait in [*waits, None]:
+        code = SCRIPT.format(here=str(Path(__file__).parent))
+        process = subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout and process.stdout.readline() == "begun\n"
+        if wait is not None:
+            time.sleep(wait)
+            process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=120)
+        kills += process.returncode == -signal.SIGKILL
+    assert process.returncode == 0
+    return kills
+
+
+@pytest.mark.parametrize("waits", [(1.6, 2.1), pytest.param(tuple(np.linspace(0.2, 3, 12)), marks=pytest.mark.slow)])
+def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, waits):
+    train(tmp_path / "whole")
+    kills = killed_and_resumed(tmp_path / "parts", waits)
+    assert kills > 0
+    assert state_bytes(tmp_path / "whole", 30) == state_bytes(tmp_path / "parts", 30)
+    logs = [[line for line in read_log(tmp_path / p / "log.jsonl") if "step" in line] for p in ("whole", "parts")]
+    for a, b in zip(*logs, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
+    assert [line["step"] for line in logs[0]] == list(range(5, 31, 5))
+
+
+def test_stopped_anywhere_goes_on_to_the_bit(tmp_path):
+    """Without processes: every step of a run as the place where it stops."""
+
+    class Stop(Exception):
+        pass
+
+    whole = train(tmp_path / "whole")
+    for stop in (1, 5, 6, 14, 29):
+
+        def batches(start, stop=stop):
+            for n, batch in enumerate(numbers()(start), start):
+                if n == stop:
+                    raise Stop
+                yield batch
+
+        run = tmp_path / str(stop)
+        with pytest.raises(Stop):
+            fit(run, CONFIG, batches, objective=objective, variables=variables(), every=Every(log=5, save=5))
+        again = train(run)
+        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True))
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path):
+    scores = iter([0.1, 0.9, 0.3, 0.2, 0.4, 0.5])
+    seen = []
+
+    def validate(model, run):
+        seen.append(model)
+        return {"J&F": next(scores), "J": 0.0, "F": 0.0}
+
+    model = train(tmp_path, every=Every(log=5, save=3, validate=5, keep=2), validate=validate)
+    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal())
+    assert steps == [10, 27, 30]
+    assert checkpoint.find(tmp_path).name == "10" and checkpoint.find(tmp_path / "checkpoints" / "30").name == "30"
+    assert len(seen) == 6 and np.array_equal(
+        seen[-1].variables["params"]["head"]["kernel"], model.variables["params"]["head"]["kernel"]
+    )
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["J&F"] for line in lines if "J&F" in line] == [0.1, 0.9, 0.3, 0.2, 0.4, 0.5]
+    assert lines[0]["run"]["config"]["seed"] == 3 and lines[0]["run"]["versions"]["jax"] == jax.__version__
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    pytest.importorskip("tensorboardX")
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_another_recipe_is_refused_and_overwrite_starts_anew(tmp_path):
+    train(tmp_path)
+    other = dataclasses.replace(CONFIG, rate=0.01)
+    with pytest.raises(InputError, match=r"begun with another rate \(rate: found 0.05, now 0.01\).*--overwrite"):
+        train(tmp_path, other)
+    (tmp_path / "mine.txt").write_text("kept")
+    train(tmp_path, other, overwrite=True)
+    lines = read_log(tmp_path / "log.jsonl")
+    assert lines[0]["run"]["config"]["rate"] == 0.01 and (tmp_path / "mine.txt").is_file()
+
+
+def test_a_loss_that_is_not_finite_names_the_clip_and_keeps_the_state_before(tmp_path):
+    bad = 13 * CONFIG.batch + 2
+    with pytest.raises(
+        InputError, match=rf"step 13: the loss is not finite at clip {bad} \(number {bad}\).*checkpoints.13"
+    ):
+        fit(
+            tmp_path / "run",
+            CONFIG,
+            numbers(bad),
+            objective=objective,
+            variables=variables(),
+            every=Every(log=5, save=5),
+            describe=lambda i: f"number {i}",
+        )
+    assert (tmp_path / "run" / "checkpoints" / "13").is_dir()
+    good = train(tmp_path / "good", every=Every(log=5, save=13, keep=9))
+    assert good and state_bytes(tmp_path / "run", 13) == state_bytes(tmp_path / "good", 13)
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path):
+    def full(start):
+        yield next(numbers()(start))
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    with pytest.raises(InputError, match=r"not enough memory.*lower --batch or --crop"):
+        fit(tmp_path, CONFIG, full, objective=objective, variables=variables())
+
+
+# Checkpoints as models
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps of the real objective."""
+    from test_train import clips
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    run = tmp_path_factory.mktemp("run")
+    config = dataclasses.replace(CONFIG, steps=2, rate=1e-3, loss="soft")
+    model = fit(run, config, lambda start: (clips(4, seed=n) for n in itertools.count(start)))
+    yield run, model
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_run_is_a_model(trained):
+    run, model = trained
+    for path in (run, run / "checkpoints", run / "checkpoints" / "2"):
+        found = pmljax.load(path)
+        assert found.config == MODEL
+        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(model), strict=True))
+    start = pmljax.load(run / "checkpoints" / "0")
+    assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(model), strict=True))
+
+
+def test_segment_takes_a_run(trained, made, tmp_path, capsys):
+    from pmljax.cli import main
+
+    run, _ = trained
+    out = tmp_path / "out"
+    assert main(["segment", str(made.folder), "--mask", str(made.mask), "--out", str(out), "--model", str(run)]) == 0
+    assert len(list(out.glob("0*.png"))) == 8
+
+
+# What tensorstore leaves behind when a read fails complains as it is thrown away.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_checkpoints_that_are_refused(trained, tmp_path, capsys):
+    import shutil
+
+    from pmljax.cli import main
+
+    run, _ = trained
+    for what in ("truncated", "emptied", "no model", "foreign config", "format", "other shapes", "empty"):
+        copy = tmp_path / what
+        shutil.copytree(run / "checkpoints" / "2", copy / "checkpoints" / "2")
+        step = copy / "checkpoints" / "2"
+        record = step / "config" / "metadata"
+        fields = json.loads(record.read_text())
+        data = max((p for p in (step / "model").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        if what == "truncated":
+            data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+        elif what == "emptied":
+            data.write_bytes(b"")
+        elif what == "no model":
+            shutil.rmtree(step / "model")
+        elif what == "foreign config":
+            record.write_text("{}")
+        elif what == "format":
+            record.write_text(json.dumps(fields | {"format": 99}))
+        elif what == "other shapes":
+            fields["config"]["model"]["width"] = 16
+            record.write_text(json.dumps(fields))
+        else:
+            shutil.rmtree(copy / "checkpoints")
+        with pytest.raises(InputError, match="expected") as caught:
+            pmljax.load(copy)
+        assert str(copy) in str(caught.value), what
+    assert (
+        main(["segment", "nothing.mp4", "--mask", "x.png", "--out", str(tmp_path / "o"), "--model", str(tmp_path)]) == 2
+    )
