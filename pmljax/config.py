@@ -23,7 +23,7 @@ class ModelConfig:
 
     name: str
     depth: int = 101
-    """Of the ResNet: 18, 34, 50, 101, 152. 0: no network; colour and place are the embedding."""
+    """Of the ResNet: 10, 18, 34, 50, 101, 152. 0: no network; colour and place are the embedding."""
     width: int = 64
     """Channels of the stem."""
     geometry: Geometry = "deeplab"

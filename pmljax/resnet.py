@@ -26,12 +26,20 @@ from pmljax.conv import Conv, max_pool
 Geometry = Literal["deeplab", "torchvision"]
 NormKind = Literal["batch", "group"]
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# 10 is none of the published sizes: the smallest that has all stages, for tests and toys.
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 GROUPS = 8  # of group normalisation: every width that is a multiple of 8 divides
 
 
 def expansion(depth: int) -> int:
-    """Output channels of a block as a multiple of its inner width: 1 for basic blocks (18, 34), 4 for bottlenecks."""
+    """Output channels of a block as a multiple of its inner width: 1 for basic blocks (10, 18, 34), 4 for bottlenecks."""
     return 1 if depth < 50 else 4
 
 

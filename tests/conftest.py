@@ -39,6 +39,14 @@ def _real(name: str) -> Path:
     return SHARED / name
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """For tests that run a compiled step a few times: optimising it would be most of their seconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

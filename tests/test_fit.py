@@ -23,7 +23,8 @@ from pmljax.sampling import Augment, Clip
 from pmljax.train import Outcome, TrainConfig
 from pmljax.weights import checkpoint
 
-MODEL = ModelConfig("tiny", 18, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+MODEL = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
 CONFIG = TrainConfig(
     MODEL, Augment(crop=32), steps=30, batch=4, optimiser="adamw", rate=0.05, average=0.9, seed=3, data="numbers"
 )
@@ -194,16 +195,14 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, compile_quickly):
     """A run of two steps of the real objective."""
     from test_train import clips
 
-    jax.config.update("jax_disable_most_optimizations", True)
     run = tmp_path_factory.mktemp("run")
     config = dataclasses.replace(CONFIG, steps=2, rate=1e-3, loss="soft")
     model = fit(run, config, lambda start: (clips(4, seed=n) for n in itertools.count(start)))
-    yield run, model
-    jax.config.update("jax_disable_most_optimizations", False)
+    return run, model
 
 
 def test_a_run_is_a_model(trained):

@@ -38,20 +38,14 @@ from pmljax.semantic import (
 from pmljax.train import TrainConfig, create_state, split, train_step
 from pmljax.weights.carry import carry_into, carry_over
 
-GROUP = ModelConfig("tiny", 18, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+GROUP = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
 BATCH = dataclasses.replace(GROUP, norm="batch", width=3)
 CONFIG = TrainConfig(
     GROUP, Augment(crop=32, scale=(0.9, 1.1)), steps=30, batch=4, optimiser="adamw", rate=3e-3, head=1.0, clip=1.0
 )
 RATES = (1, 2)
 STEP = jax.jit(partial(train_step, CONFIG, objective=semantic_objective(3, RATES)))
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def filled(net, seed=0):

@@ -28,19 +28,12 @@ from pmljax.train import (
     train_step,
 )
 
-GROUP = ModelConfig("tiny", 18, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+GROUP = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
 BATCH = dataclasses.replace(GROUP, norm="batch")
 SMALL = TrainConfig(
     GROUP, Augment(crop=32, scale=(0.8, 1.2)), steps=10, batch=4, optimiser="adamw", rate=1e-3, anchors=32, average=0.9
 )
-
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    """These tests run each compiled step a few times: seconds of optimising it would be the most of them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def clips(b=4, seed=0, size=(40, 48)):
@@ -96,8 +89,7 @@ PLAIN = dataclasses.replace(SMALL, optimiser="sgd", rate=1e-2, clip=1.0)
 
 
 @pytest.fixture(scope="module")
-def on_one_device():
-    jax.config.update("jax_disable_most_optimizations", True)
+def on_one_device(compile_quickly):
     return run_steps(alone(PLAIN), PLAIN, lambda c: c)
 
 

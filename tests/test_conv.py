@@ -1,0 +1,105 @@
+"""Convolutions and max-pool against plain loops in float64, values and gradients; the same variables as flax's."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pmljax.conv import Conv, conv, max_pool
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+CASES = [
+    # kernel, stride, padding, dilation, channels in and out, size
+    (1, 1, 0, 1, 5, 3, (7, 6)),
+    (1, 1, 0, 1, 3, 5, (7, 6)),
+    (1, 2, 0, 1, 4, 6, (7, 8)),
+    (1, 2, 0, 1, 6, 4, (8, 7)),
+    (3, 1, 2, 2, 3, 4, (7, 9)),
+    (3, 2, 1, 1, 2, 3, (6, 7)),
+    (7, 2, 3, 1, 3, 2, (9, 8)),
+]
+
+
+def by_hand(x, kernel, g, stride, padding, dilation):
+    """(output, gradient to x, gradient to the kernel) in float64, one place of the kernel after the other."""
+    x, kernel, g = np.float64(x), np.float64(kernel), np.float64(g)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    size = [(n - dilation * (kernel.shape[0] - 1) - 1) // stride + 1 for n in padded.shape[1:3]]
+    y, to_x, to_kernel = np.zeros((len(x), *size, kernel.shape[3])), np.zeros_like(padded), np.zeros_like(kernel)
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        at = (
+            slice(None),
+            *(
+                slice(k * dilation, k * dilation + (n - 1) * stride + 1, stride)
+                for k, n in zip((i, j), size, strict=True)
+            ),
+        )
+        y += padded[at] @ kernel[i, j]
+        to_x[at] += g @ kernel[i, j].T
+        to_kernel[i, j] = np.einsum("byxi,byxo->io", padded[at], g)
+    h, w = x.shape[1:3]
+    return y, to_x[:, padding : padding + h, padding : padding + w], to_kernel
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}x{c[0]} s{c[1]} d{c[3]} {c[4]}-{c[5]}")
+def test_against_a_loop(case, rng):
+    k, stride, padding, dilation, i, o, size = case
+    x, kernel = rng.normal(size=(2, *size, i)).astype("f"), rng.normal(size=(k, k, i, o)).astype("f")
+    run = partial(conv, stride=stride, padding=padding, dilation=dilation)
+    shape = jax.eval_shape(run, x, kernel).shape
+    g = rng.normal(size=shape).astype("f")
+
+    def all_three(x, kernel, g):
+        y, back = jax.vjp(run, x, kernel)
+        return y, *back(g)
+
+    got = jax.jit(all_three)(x, kernel, g)
+    for a, b in zip(got, by_hand(x, kernel, g, stride, padding, dilation), strict=True):
+        assert a.shape == b.shape and np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
+
+
+def test_other_precisions_and_many_at_once(rng):
+    x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((3, 2, 5, 4, 6), (1, 1, 6, 2)))
+    many = jax.jit(jax.vmap(lambda x: conv(x, kernel)))(x)
+    assert all(np.allclose(many[n], conv(x[n], kernel), atol=1e-6) for n in range(3))
+    assert np.allclose(jax.pmap(lambda x: conv(x, kernel))(x), many, atol=1e-6)
+    half = conv(jnp.bfloat16(x[0]), jnp.bfloat16(kernel))
+    assert half.dtype == jnp.bfloat16 and np.allclose(half.astype("f"), many[0], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_bias": True}, {"use_bias": False, "kernel_init": nn.initializers.he_normal()}]
+)
+def test_the_same_variables_and_numbers_as_flax(options, rng):
+    x = jnp.float32(rng.normal(size=(1, 9, 7, 4)))
+    for size, stride, padding, dilation in ((1, 2, 0, 1), (3, 1, 2, 2)):
+        ours = Conv(6, (size, size), stride, padding, dilation, **options)
+        theirs = nn.Conv(6, (size, size), stride, padding=padding, kernel_dilation=dilation, **options)
+        variables = ours.init(jax.random.key(1), x)
+        other = theirs.init(jax.random.key(1), x)
+        assert jax.tree.all(jax.tree.map(np.array_equal, variables, other))
+        assert np.allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (9, 4)])
+def test_max_pool(size, ceil, rng):
+    """The gradient goes to the first maximum of a window; ties everywhere, and windows of −∞."""
+    x = rng.integers(-2, 3, (2, *size, 3)).astype("f")
+    x[0, :4, :4] = -np.inf
+    shape = jax.eval_shape(lambda x: max_pool(x, ceil), x).shape
+    g = rng.normal(size=shape).astype("f")
+    y, to_x = jax.jit(lambda x, g: (max_pool(x, ceil), jax.vjp(lambda x: max_pool(x, ceil), x)[1](g)[0]))(x, g)
+    value, gradient = np.full(shape, -np.inf), np.zeros(x.shape)
+    for b, i, j, c in np.ndindex(*shape):
+        inside = [(p, q) for p in range(2 * i - 1, 2 * i + 2) for q in range(2 * j - 1, 2 * j + 2)]
+        inside = [(p, q) for p, q in inside if 0 <= p < size[0] and 0 <= q < size[1]]
+        first = max(inside, key=lambda at: x[b, at[0], at[1], c])  # of equal ones the first
+        value[b, i, j, c] = x[b, first[0], first[1], c]
+        gradient[b, first[0], first[1], c] += g[b, i, j, c]
+    assert np.array_equal(y, value) and np.allclose(to_x, gradient, atol=1e-6)
+    n = size if not ceil else [s + 1 for s in size]
+    assert shape[1:3] == tuple((s - 1) // 2 + 1 for s in n)
