@@ -43,6 +43,7 @@ class Clips:
         """(sources, weights, what they are in words)."""
         from pmljax.data import batches, davis, youtube_vos
         from pmljax.data.stills import StillSource
+        from pmljax.data.tfds import tfds_source
 
         found: list[tuple[str, Any]] = []
         cache = batches.Cache()
@@ -61,7 +62,7 @@ class Clips:
             stills = StillSource(self.stills, self.stills_split, merge=0.5, cache=cache)
             found.append((f"stills {self.stills_split} ({len(stills.pairs)})", stills))
         if self.tfds:
-            raise InputError("--tfds: not yet")
+            found.append(("tfds davis/480p train", tfds_source(self.tfds, "train", cache=cache)))
         if self.synthetic:
             found.append(("synthetic", batches.SyntheticSource(seed)))
         if not found:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmljax import loss as module
-from pmljax.loss import nearest_two, triplet_loss
+from pmljax.loss import nearest_two, soft_triplet_loss, triplet_loss
 
 VOID = 255
 
@@ -175,3 +175,106 @@ def test_against_float64_loop_in_float64():
             and np.allclose(ga, xa, atol=1e-12)
             and np.allclose(gp, xp, atol=1e-12)
         )
+
+
+# The soft twin
+
+
+def soft_by_hand(anchors, anchor_labels, pool, pool_labels, temperature, weights):
+    """(loss, gradient to the anchors) in float64, one anchor after the other: −log of its own label's share."""
+    anchors, pool = np.float64(anchors), np.float64(pool)
+    total, weight, gradient, counted = 0.0, 0.0, np.zeros_like(anchors), 0
+    for i, a in enumerate(anchors):
+        known = [j for j in range(len(pool)) if pool_labels[j] != VOID]
+        same = [j for j in known if pool_labels[j] == anchor_labels[i]]
+        if anchor_labels[i] == VOID or not same or len(same) == len(known):
+            continue
+        share = np.array([np.exp(-((a - pool[j]) ** 2).sum() / (2 * temperature)) for j in known])
+        mine = np.array([j in same for j in known])
+        total += weights[i] * -np.log(share[mine].sum() / share.sum())
+        pull = -(a[None] - pool[known]) / temperature  # of the exponent
+        each = (share / share.sum())[:, None] * pull
+        gradient[i] = weights[i] * (each.sum(0) - (share[mine, None] * pull[mine]).sum(0) / share[mine].sum())
+        weight += weights[i]
+        counted += 1
+    scale = 1 / weight if weight else 0.0
+    return total * scale, gradient * scale, counted
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_soft_loss_against_a_loop(weighted, temperature):
+    def loss(a, al, p, pl, weights):
+        found = soft_triplet_loss(a, al, p, pl, temperature=temperature, weights=weights if weighted else None)
+        return found.loss, found
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for seed in range(4):
+        a, al, p, pl = clip(seed, labels=3)
+        weights = np.random.default_rng(seed).random(len(a)).astype("f") if weighted else np.ones(len(a), "f")
+        (value, found), gradient = run(a, al, p, pl, weights)
+        expected, by_anchor, counted = soft_by_hand(a, al, p, pl, temperature, weights)
+        assert np.isclose(value, expected, rtol=1e-5) and np.allclose(gradient, by_anchor, atol=2e-5)
+        hard = triplet_loss(a, al, p, pl, labels=3)
+        assert found.anchors == counted == hard.anchors and np.isclose(found.nearer, hard.nearer)
+
+
+def test_a_cold_soft_loss_is_the_hinge_without_margin():
+    a, al, p, pl = clip(2)
+    cold = soft_triplet_loss(a, al, p, pl, temperature=1e-4).loss * 2e-4
+    terms = triplet_loss(a, al, p, pl, margin=0.0, reduction="sum")
+    counts = np.bincount(np.asarray(al), minlength=2)[:2]
+    each = [triplet_loss(a, jnp.where(al == k, al, VOID), p, pl, margin=0.0, reduction="sum").loss for k in (0, 1)]
+    assert np.isclose(sum(each), terms.loss, rtol=1e-5)
+    assert np.isclose(cold, (np.array(each) * counts).sum() / counts.sum(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("empty", ["positives", "negatives", "pool", "anchors", "weights"])
+def test_soft_loss_of_empty_pools(empty):
+    a, al, p, pl = clip(0, void=0.0)
+    weights = None
+    if empty == "positives":
+        al, pl = jnp.ones_like(al), jnp.zeros_like(pl)
+    elif empty == "negatives":
+        al, pl = jnp.ones_like(al), jnp.ones_like(pl)
+    elif empty == "pool":
+        pl = jnp.full_like(pl, VOID)
+    elif empty == "anchors":
+        al = jnp.full_like(al, VOID)
+    else:
+        weights = jnp.zeros(len(a))
+    value, gradient = jax.value_and_grad(lambda a, p: soft_triplet_loss(a, al, p, pl, weights=weights).loss, (0, 1))(
+        a, p
+    )
+    assert value == 0 and not any(g.any() for g in gradient)
+
+
+# Beside PyTorch
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("hinge", ["anchor", "label"])
+@pytest.mark.parametrize("labels", [2, 4])
+def test_beside_pytorch(hinge, reduction, labels):
+    """Values and gradients, the distances from one product and the minima by torch.min, as the reproductions do."""
+    torch = pytest.importorskip("torch")
+    options = {"margin": 0.3, "hinge": hinge, "reduction": reduction, "labels": labels}
+    run = jax.jit(jax.value_and_grad(lambda a, p, al, pl: triplet_loss(a, al, p, pl, **options).loss, (0, 1)))
+    for seed in range(3):
+        a, al, p, pl = clip(seed, labels=labels)
+        value, gradient = run(a, p, al, pl)
+        x, y = (torch.tensor(np.asarray(v), requires_grad=True) for v in (a, p))
+        own, other = (torch.tensor(np.asarray(v).astype(np.int64)) for v in (al, pl))
+        distance = ((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T).clamp(min=0)
+        each = []
+        for k in range(labels):
+            mine = own == k
+            if mine.any() and (other == k).any() and ((other != k) & (other != VOID)).any():
+                near = distance[mine][:, other == k].min(1).values
+                far = distance[mine][:, (other != k) & (other != VOID)].min(1).values
+                term = near - far
+                each.append(torch.relu(term + 0.3).mean() if hinge == "anchor" else torch.relu(term.sum() + 0.3))
+        loss = torch.stack(each).sum() if reduction == "sum" else torch.stack(each).mean()
+        loss.backward()
+        assert np.isclose(value, loss.item(), rtol=1e-5)
+        assert all(np.allclose(g, t.grad.numpy(), atol=2e-6) for g, t in zip(gradient, (x, y), strict=True))

@@ -1,0 +1,92 @@
+"""`pmljax train`: from folders to a run that other commands take; what is refused, in one line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pmljax.cli import main
+from pmljax.config import ModelConfig
+from pmljax.labels import encode_labels
+from pmljax.recipes import RECIPES, recipe
+from pmljax.sampling import Augment
+from pmljax.train import TrainConfig
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+TINY = TrainConfig(
+    ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8))),
+    Augment(crop=32),
+    steps=3,
+    batch=4,
+    short_side=64,
+    canvas=(64, 100),
+    loss="soft",
+    optimiser="adamw",
+    rate=1e-3,
+)
+
+
+@pytest.fixture(scope="module")
+def root(made, tmp_path_factory):
+    """A DAVIS-2017 root of one sequence, in two splits."""
+    root = tmp_path_factory.mktemp("davis")
+    pictures, masks = root / "JPEGImages/480p/made", root / "Annotations/480p/made"
+    shutil.copytree(made.folder, pictures)
+    masks.mkdir(parents=True)
+    for i, labels in enumerate(made.truth):
+        (masks / f"{i:05d}.png").write_bytes(encode_labels(labels))
+    (root / "ImageSets/2017").mkdir(parents=True)
+    for split in ("train", "dev"):
+        (root / f"ImageSets/2017/{split}.txt").write_text("made\n")
+    return root
+
+
+def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    run = tmp_path / "run"
+    command = ["train", "--davis", str(root), "--recipe", "tiny", "--out", str(run), "--json"]
+    command += ["--validate", "dev", "--validate-every", "3", "--validate-frames", "2"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "davis 2017 train (1) × 1" and 0 <= result["J&F"] <= 1 and np.isfinite(result["loss"])
+    assert (run / "validation/made.jpg").is_file() and (run / "log.jsonl").is_file()
+    assert main(command) == 0  # nothing left to do
+    assert json.loads(capsys.readouterr().out) == result
+    assert main(["train", "--davis", str(root), "--recipe", "tiny", "--out", str(run), "--rate", "0.1"]) == 2
+    assert "begun with another rate" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["segment", str(made.folder), "--mask", str(made.mask), "--out", str(out), "--model", str(run)]) == 0
+    # From its weights another run can start; what is taken is said.
+    again = ["train", "--davis", str(root), "--recipe", "tiny", "--out", str(tmp_path / "two"), "--steps", "1"]
+    capsys.readouterr()
+    assert main([*again, "--init", str(run)]) == 0
+    assert "taken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ([], "no source of clips"),
+        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, paper"),
+        (["--davis", "nowhere"], "nowhere: no such folder"),
+        (["--davis", "ROOT", "--split", "val"], "no such split"),
+        (["--davis", "ROOT", "--weights", "1", "2"], "--weights 1.0 2.0: expected 1"),
+        (["--davis", "ROOT", "--stills", "nowhere"], "no such split"),
+        (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
+        (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
+        (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
+    ],
+)
+def test_bad_input(more, word, root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--out", str(out), *(x.replace("ROOT", str(root)) for x in more)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_recipes_have_what_the_method_says():
+    assert recipe("small").model.name == "small" and recipe("small").loss == "soft"
+    paper = recipe("paper")
+    assert paper.model.depth == 101 and paper.loss == "triplet" and paper.norm == "frozen"
+    assert (paper.augment.crop, paper.augment.scale, paper.anchors) == (321, (0.5, 1.5), 512)
