@@ -1,7 +1,8 @@
 """Recipes of training: what `pmljax train --recipe NAME` does.
 
-`small`: for two CPU cores and an hour, from random weights (DESIGN's trial; each value is part of that one recipe, only
-their whole was measured). `paper`: the paper's training as far as it is known (METHOD §2, §4.4), for a GPU.
+`small`: for two CPU cores, from random weights; 2,400 of its 4,900 steps took 46 minutes (experiments/README.md). Each value
+is part of that one recipe, only their whole was measured. `paper`: the paper's training as far as it is known (METHOD §2,
+§4.4), for a GPU.
 """
 
 from __future__ import annotations

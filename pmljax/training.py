@@ -114,7 +114,7 @@ class Train:
     """The folder to write to."""
     clips: Annotated[Clips, arg(name="")] = Clips()
     recipe: str = "small"
-    """small: two CPU cores, an hour, from random weights. paper: the paper's, as far as it is known."""
+    """small: for two CPU cores, from random weights. paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None
     """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""
