@@ -70,6 +70,7 @@ def state_bytes(run, step):
 SCRIPT = """
 import sys, time, jax
 jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_disable_most_optimizations", True)  # the same code as in this process, to the bit
 sys.path.insert(0, {here!r})
 import test_fit
 from pathlib import Path
