@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,46 +77,48 @@ def fit(
         state = checkpoint.restore(folder, begin, replicate(state))
     first = jax.process_index() == 0
     log = RunLog(run, dataclasses.asdict(config), begin) if first else None
-    key, devices = jax.random.key(config.seed), jax.local_device_count()
-    stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
-    batch = next(stream)
-    for n in range(begin, config.steps):
-        pictures += config.batch * (batch.frames.shape[1] if batch.frames.ndim == 5 else 1)
-        with _advice(config):
-            state, metrics = step(state, split(batch, devices), key)
-            # The next clips are read while the devices work.
-            batch = next(stream)
-            metrics = jax.tree.map(np.asarray, metrics)
-        if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
-            state = dataclasses.replace(state, step=state.step - 1)
-            if folder.latest_step() != n:
-                checkpoint.save(folder, n, config, state, evaluated(config, state))
-            raise InputError(_diverged(run, n, config, metrics, describe))
-        kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
-        done, last = n + 1, n + 1 == config.steps
-        if done % every.log == 0 or last:
-            numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
-            now = time.monotonic()
-            numbers["images a second"] = pictures / (now - since)
-            kept, pictures, since = [], 0, now
-            if log:
-                log.write(done, numbers)
-            report(done, numbers)
-        scores = {}
-        if validate and every.validate and (done % every.validate == 0 or last):
-            scores = validate(evaluated(config, state), run)
-            if log:
-                log.write(done, scores)
-                log.draw(list(scores))
-            report(done, scores)
-            since, pictures = time.monotonic(), 0
-        if scores or done % every.save == 0 or last:
-            checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
-    if log:
-        log.draw()
-        log.close()
-    folder.close()
-    return evaluated(config, state)
+    with ExitStack() as opened:  # closed whatever stops the run
+        opened.callback(folder.close)
+        if log:
+            opened.callback(log.close)
+        key, devices = jax.random.key(config.seed), jax.local_device_count()
+        stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
+        batch = next(stream)
+        for n in range(begin, config.steps):
+            pictures += config.batch * (batch.frames.shape[1] if batch.frames.ndim == 5 else 1)
+            with _advice(config):
+                state, metrics = step(state, split(batch, devices), key)
+                # The next clips are read while the devices work.
+                batch = next(stream)
+                metrics = jax.tree.map(np.asarray, metrics)
+            if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
+                state = dataclasses.replace(state, step=state.step - 1)
+                if folder.latest_step() != n:
+                    checkpoint.save(folder, n, config, state, evaluated(config, state))
+                raise InputError(_diverged(run, n, config, metrics, describe))
+            kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
+            done, last = n + 1, n + 1 == config.steps
+            if done % every.log == 0 or last:
+                numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
+                now = time.monotonic()
+                numbers["images a second"] = pictures / (now - since)
+                kept, pictures, since = [], 0, now
+                if log:
+                    log.write(done, numbers)
+                report(done, numbers)
+            scores = {}
+            if validate and every.validate and (done % every.validate == 0 or last):
+                scores = validate(evaluated(config, state), run)
+                if log:
+                    log.write(done, scores)
+                    log.draw(list(scores))
+                report(done, scores)
+                since, pictures = time.monotonic(), 0
+            if scores or done % every.save == 0 or last:
+                checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
+        if log:
+            log.draw()
+        return evaluated(config, state)
 
 
 def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:
