@@ -72,8 +72,6 @@ class EmbeddingNet(nn.Module):
     config: ModelConfig
     remat: bool = False
     axis_name: str | None = None
-    remat: bool = False
-    axis_name: str | None = None
 
     @cached_property
     def _dtype(self) -> Any:
