@@ -34,7 +34,8 @@ from pmljax.terminal import training_bar
 from pmljax.train import TrainConfig
 
 SIZE = (240, 426)
-TINY = ModelConfig("toy", 18, 16, norm="group", taps=(2, 3, 4), head=((1, 64), (1, 32)))
+TINY = ModelConfig("toy", 10, 16, norm="group", taps=(2, 3, 4), head=((1, 64), (1, 32)), position="yx")
+LIGHT = 0.5  # colour alone is as good as it gets on these clips while the light stays as it is (J .74)
 UNSEEN = 1000  # the first key of the clips that are scored; the training pool's come from splitting another
 
 
@@ -42,10 +43,10 @@ def train(out: Path, steps: int, seed: int) -> tuple[pmljax.Model, float]:
     """(the trained network, seconds)."""
     config = TrainConfig(
         TINY,
-        Augment(crop=128, scale=(0.7, 1.5), place="each", zoom=0.1, colour=0.1),
+        Augment(crop=128, scale=(0.7, 1.5), place="each", zoom=0.1, colour=0.25),
         data="synthetic",
         steps=steps,
-        batch=4,
+        batch=8,
         seed=seed,
         short_side=SIZE[0],
         canvas=SIZE,
@@ -59,7 +60,7 @@ def train(out: Path, steps: int, seed: int) -> tuple[pmljax.Model, float]:
         average=0.99,
     )
     begin = time.monotonic()
-    stream = Clips([SyntheticSource(seed, 48, size=SIZE)], [1.0], seed=seed, canvas=SIZE)
+    stream = Clips([SyntheticSource(seed, 96, size=SIZE, light=LIGHT)], [1.0], seed=seed, canvas=SIZE)
 
     def from_step(step: int) -> Iterator[Clip]:
         for batch in batches(stream, batch=config.batch, start=step):
@@ -74,7 +75,7 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
     """Mean J over the objects of `clips` unseen clips, first and last frame left out."""
     sheet, found = ContactSheet(), []
     for i in range(clips):
-        made = clip(jax.random.key(UNSEEN + i), frames=12, size=SIZE, objects=2)
+        made = clip(jax.random.key(UNSEEN + i), frames=12, size=SIZE, objects=2, light=LIGHT)
         frames, truth = np.asarray(made.frames), np.asarray(made.labels)
         ids = object_ids(truth[0])
         for t, labels in enumerate(segment(model, frames, truth[0])):
@@ -89,7 +90,7 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("toy"))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--clips", type=int, default=4, help="unseen clips that are scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--margin", type=float, default=0.1, help="by how much J must be above that of color")

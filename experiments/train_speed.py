@@ -5,6 +5,7 @@
 Both sides: ResNet of that depth at stride 8 (DeepLab-v2 geometry, batch norm frozen), head 1×1→128, unit length, the modified
 triplet loss of 512 anchors against all cells of two frames, SGD with momentum and decay. Ours draws its crops too, which
 PyTorch is given. PyTorch 2.13 runs eagerly, contiguous and channels-last. The rounds are interleaved; medians and range.
+Both sides keep the memory they free, as `pmljax` does (`--no-keep-memory`: neither does).
 Inputs are uneven noise, never zeros. Also said: the largest difference of the two losses on the same crops and weights.
 """
 
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from pmljax.config import ModelConfig
+from pmljax.device import keep_memory
 from pmljax.resnet import BLOCKS, stage_plan
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors
 from pmljax.train import TrainConfig, create_state, train_step
@@ -122,7 +124,10 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
+    if args.keep_memory:
+        keep_memory()
     model = ModelConfig("speed", args.depth, head=((1, 128),))
     config = TrainConfig(model, Augment(crop=args.crop, colour=0.0), batch=args.clips, rate=1e-4, head=1.0)
     key, rng = jax.random.key(0), np.random.default_rng(0)
@@ -196,6 +201,7 @@ def main() -> None:
         "crop": args.crop,
         "frames": 3 * args.clips,
         "device": str(jax.devices()[0].device_kind),
+        "memory kept": args.keep_memory,
         "threads": torch.get_num_threads(),
         "compile seconds": round(compile_seconds, 1),
         "first loss": {k: round(v, 6) for k, v in first.items()},

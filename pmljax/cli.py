@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from pmljax import metrics
-from pmljax.device import Device, use_device
+from pmljax.device import Device, keep_memory, use_device
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.terminal import fail, progress, show, text_table
@@ -294,7 +294,9 @@ COMMANDS = {"segment": Segment, "score": Score, "evaluate": Evaluate, "train": T
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. Without `argv` the process is ours: the command line's is taken."""
+    if argv is None:
+        keep_memory()
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="pmljax",

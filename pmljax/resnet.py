@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pmljax.conv import Conv, max_pool
+from pmljax.conv import Conv, max_pool, once
 
 Geometry = Literal["deeplab", "torchvision"]
 NormKind = Literal["batch", "group"]
@@ -109,7 +109,7 @@ class Block(nn.Module):
             y = norm(name="norm2")(dilated(out, name="conv2")(y))
         if self.project:
             x = norm(name="shortcut_norm")(conv(out, (1, 1), self.stride, name="shortcut")(x))
-        return nn.relu(x + y)
+        return once(nn.relu(x + y))
 
 
 class Stem(nn.Module):

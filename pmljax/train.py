@@ -205,8 +205,18 @@ def learning_rate(config: TrainConfig, step: Array) -> Float[Array, ""]:
     return config.rate * fall * rise
 
 
+def thawed(config: TrainConfig, params: Any) -> Any:
+    """The parameters, with no gradient to frozen norms: without it the sums over every activation that such a gradient
+    needs would be taken, and thrown away."""
+    if config.model.norm != "batch" or config.trains_norm:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.stop_gradient(x) if "norm" in path[-2].key else x, params
+    )
+
+
 def optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """Gradient to update: clipping, momentum or Adam, decay of kernels, factors of head and frozen norms, rate."""
+    """Gradient to update: clipping, momentum or Adam, decay of kernels, factor of the head, rate."""
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda x: x.ndim > 1, params)
@@ -220,19 +230,9 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
 
         return jax.tree_util.tree_map_with_path(factor, updates)
 
-    def thawed(updates: Any, params: Any = None) -> Any:
-        del params
-        frozen = config.model.norm == "batch" and not config.trains_norm
-
-        def keep(path: Any, x: Array) -> Array:
-            return jnp.zeros_like(x) if frozen and "norm" in path[-2].key else x
-
-        return jax.tree_util.tree_map_with_path(keep, updates)
-
     adam = config.optimiser == "adamw"
     decay = optax.add_decayed_weights(config.decay, kernels)
     return optax.chain(
-        optax.stateless(thawed),
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.identity() if adam else decay,
         optax.scale_by_adam() if adam else optax.trace(config.momentum),
@@ -259,7 +259,7 @@ def train_step(
     """
 
     def loss(params: Any, stats: Any, part: Any) -> tuple[jax.Array, Outcome]:
-        outcome = objective(config, {"params": params, "batch_stats": stats}, part, key, axis_name)
+        outcome = objective(config, {"params": thawed(config, params), "batch_stats": stats}, part, key, axis_name)
         return outcome.each.mean(), outcome
 
     def next_part(stats: Any, part: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmljax.conv import Conv, conv, max_pool
+from pmljax.conv import WIDE, Conv, conv, max_pool, once
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 CASES = [
@@ -20,6 +20,8 @@ CASES = [
     (3, 1, 2, 2, 3, 4, (7, 9)),
     (3, 2, 1, 1, 2, 3, (6, 7)),
     (7, 2, 3, 1, 3, 2, (9, 8)),
+    (3, 1, 4, 4, WIDE, WIDE + 2, (6, 9)),
+    (3, 1, 1, 1, WIDE + 2, WIDE, (5, 4)),
 ]
 
 
@@ -82,6 +84,28 @@ def test_the_same_variables_and_numbers_as_flax(options, rng):
         other = theirs.init(jax.random.key(1), x)
         assert jax.tree.all(jax.tree.map(np.array_equal, variables, other))
         assert np.allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
+
+
+def test_a_chain_of_residuals_is_added_once(rng):
+    """A stage's blocks: without `once` the last fusion reads the output of every block."""
+
+    def stage(x, kernels, kept):
+        for kernel in kernels:
+            x = kept(nn.relu(x + nn.relu(x @ kernel)))
+        return x
+
+    def most_read(kept):
+        lines = jax.jit(partial(stage, kept=kept)).lower(x, kernels).compile().as_text().splitlines()
+        return max(line.split(" fusion(")[1].count("%") for line in lines if " fusion(" in line)
+
+    x, kernels = jnp.float32(rng.normal(size=(64, 32))), list(jnp.float32(rng.normal(size=(6, 32, 32))))
+    jax.config.update("jax_disable_most_optimizations", False)  # fusion is what this is about
+    try:
+        assert most_read(lambda x: x) > 6 and most_read(once) <= 4
+        values = [jax.value_and_grad(lambda x, k=k: stage(x, kernels, k).sum())(x) for k in (lambda x: x, once)]
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-5), *values))
 
 
 @pytest.mark.parametrize("ceil", [True, False])

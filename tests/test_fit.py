@@ -1,7 +1,6 @@
 """The loop: killed and resumed to the bit, what is kept, what is refused, what stops it and what it then says."""
 
 import dataclasses
-import gc
 import itertools
 import json
 import signal
@@ -231,14 +230,28 @@ def test_segment_takes_a_run(trained, made, tmp_path, capsys):
     assert len(list(out.glob("0*.png"))) == 8
 
 
-# What tensorstore leaves behind when a read fails complains as it is thrown away.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_checkpoints_that_are_refused(trained, tmp_path, capsys):
+# In a process of their own: what tensorstore leaves unfinished when a read fails complains when it is thrown away, in
+# whatever test that happens to be.
+LOAD_EACH = """
+import json, sys
+import pmljax
+said = []
+for path in sys.argv[1:]:
+    try:
+        said.append(f"loaded {pmljax.load(path).config}")
+    except pmljax.InputError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+def test_checkpoints_that_are_refused(trained, tmp_path):
     import shutil
 
     from pmljax.cli import main
 
     run, _ = trained
+    copies = []
     for what in ("truncated", "emptied", "no model", "foreign config", "format", "other shapes", "empty"):
         copy = tmp_path / what
         shutil.copytree(run / "checkpoints" / "2", copy / "checkpoints" / "2")
@@ -261,11 +274,10 @@ def test_checkpoints_that_are_refused(trained, tmp_path, capsys):
             record.write_text(json.dumps(fields))
         else:
             shutil.rmtree(copy / "checkpoints")
-        with pytest.raises(InputError, match="expected") as caught:
-            pmljax.load(copy)
-        assert str(copy) in str(caught.value), what
-        del caught
-        gc.collect()  # here, where its complaints are expected, and not in a test that comes later
+        copies.append(str(copy))
+    child = subprocess.run([sys.executable, "-c", LOAD_EACH, *copies], capture_output=True, text=True, check=True)
+    for copy, said in zip(copies, json.loads(child.stdout), strict=True):
+        assert said.startswith(copy) and "expected" in said and "\n" not in said
     assert (
         main(["segment", "nothing.mp4", "--mask", "x.png", "--out", str(tmp_path / "o"), "--model", str(tmp_path)]) == 2
     )

@@ -123,6 +123,25 @@ def test_parts_equal_the_large_batch(on_one_device):
     assert_same(run_steps(alone(config), config, lambda c: c), on_one_device, 1e-5)
 
 
+def test_computing_activations_again_changes_nothing(on_one_device):
+    config = dataclasses.replace(PLAIN, remat=True)
+    assert_same(run_steps(alone(config), config, lambda c: c), on_one_device, 1e-5)
+
+
+def test_half_precision_computes_nearly_the_same(on_one_device):
+    config = dataclasses.replace(PLAIN, model=dataclasses.replace(GROUP, dtype="bfloat16"))
+    with jax.numpy_dtype_promotion("standard"):  # within flax's norms
+        (state, seen), (other, expected) = run_steps(alone(config), config, lambda c: c), on_one_device
+    assert {x.dtype for x in jax.tree.leaves((state.variables, state.average))} == {jnp.dtype("float32")}
+    assert all(np.allclose(a["each"], b["each"], atol=0.05) for a, b in zip(seen, expected, strict=True))
+    moved = [
+        np.concatenate([(x - y).ravel() for x, y in zip(*map(jax.tree.leaves, (s.variables, begun)), strict=True)])
+        for begun in [create_state(PLAIN).variables]
+        for s in (state, other)
+    ]
+    assert np.dot(*moved) > 0.95 * np.prod([np.linalg.norm(m) for m in moved])  # the same way, near enough
+
+
 # What does not depend on the network is tried on a small objective.
 
 

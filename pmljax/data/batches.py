@@ -181,9 +181,17 @@ class SyntheticSource:
     """Made clips (`data.synthetic`): a pool is made once, on the CPU; distinct frames of one of them are drawn."""
 
     def __init__(
-        self, seed: int, clips: int = 64, *, length: int = 8, size: tuple[int, int] = (240, 426), objects: int = 3
+        self,
+        seed: int,
+        clips: int = 64,
+        *,
+        length: int = 8,
+        size: tuple[int, int] = (240, 426),
+        objects: int = 3,
+        light: float = 0.0,
     ):
-        """`length`: frames that each clip has to draw from. They have 1, 2, … `objects` objects by turns."""
+        """`length`: frames that each clip has to draw from. They have 1, 2, … `objects` objects by turns. light: as in
+        `clip`."""
         import jax
 
         from pmljax.data.synthetic import clip
@@ -192,7 +200,7 @@ class SyntheticSource:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             keys = jax.random.split(jax.random.key(seed), clips)
             for i in range(clips):
-                made = clip(keys[i], frames=length, size=size, objects=1 + i % objects)
+                made = clip(keys[i], frames=length, size=size, objects=1 + i % objects, light=light)
                 self.pool.append((np.asarray(made.frames), np.asarray(made.labels)))
 
     def _choose(self, rng: np.random.Generator, frames: int) -> tuple[str, int, list[int]]:

@@ -41,10 +41,18 @@ class _Layer(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("frames", "size", "objects"))
-def clip(key: PRNGKeyArray, *, frames: int = 24, size: tuple[int, int] = (240, 426), objects: int = 2) -> Clip:
+def clip(
+    key: PRNGKeyArray,
+    *,
+    frames: int = 24,
+    size: tuple[int, int] = (240, 426),
+    objects: int = 2,
+    light: float | Float[Array, ""] = 0.0,
+) -> Clip:
     """Make a clip of `frames` frames of `size` (h, w) with `objects` objects (1…8), whole and in view in frame 0.
 
-    A lower id is nearer to the viewer. The same key gives the same clip on the same kind of device.
+    A lower id is nearer to the viewer. light: how much brightness and tint of the whole picture change over time, as
+    the logarithm of a factor. The same key gives the same clip on the same kind of device.
     """
     if not 1 <= objects <= 8:
         raise ValueError(f"objects: found {objects}, expected 1…8")
@@ -53,6 +61,7 @@ def clip(key: PRNGKeyArray, *, frames: int = 24, size: tuple[int, int] = (240, 4
     y, x = jnp.meshgrid(*((jnp.arange(n, dtype=jnp.float32) + 0.5) / short for n in size), indexing="ij")
     extent = jnp.array([h / short, w / short])
     keys = jax.random.split(key)
+    swing = jax.random.normal(jax.random.fold_in(key, 1), (2, 4))  # of cosine and sine: brightness, then the tint
 
     # Everything there is, drawn at once: the objects, the distractor, the ground, the post.
     drawn = jax.vmap(partial(_draw_layer, extent=extent))(jax.random.split(keys[0], objects + 3))
@@ -83,6 +92,8 @@ def clip(key: PRNGKeyArray, *, frames: int = 24, size: tuple[int, int] = (240, 4
             labels = jnp.where(inside, jnp.uint8(k + 1), labels)
         before = jnp.abs(x - post_x) < 0.03
         image = jnp.where(before[..., None], _texture(post, (y, x)), image)
+        wave = jnp.stack([jnp.cos(2 * jnp.pi * n), jnp.sin(2 * jnp.pi * n)]) @ swing
+        image = image * jnp.exp(light * (0.5 * wave[:1] + 0.25 * wave[1:])).reshape(1, 1, 3)
         return (jnp.clip(image, 0, 1) * 255).astype(jnp.uint8), jnp.where(before, jnp.uint8(0), labels)
 
     return Clip(*jax.lax.map(one_frame, jnp.linspace(0, 1, frames)))
