@@ -23,6 +23,7 @@ REFERENCE_TILE = 8192
 # One query tile against one reference tile stays in a CPU's cache: 256 × 6,656 took .094 s, 6,656 × 6,656 .26 s.
 QUERY_TILE = {"cpu": 256}
 GROUP = 32
+BLOCK = 4  # side of a block of queries in a window: .05 s a frame at 480p (radius 6, five grids), with 8 .17 s, with 16 .46 s
 
 
 class Neighbours(NamedTuple):
@@ -93,14 +94,88 @@ def nearest(
     return Neighbours(scores, rows)
 
 
-def vote(neighbours: Neighbours, shares: Float[Array, "r o"], *, majority: bool = False) -> Float[Array, "q o"]:
+@partial(jax.jit, static_argnames=("k", "radius"))
+def nearest_in_window(
+    queries: Float[Array, "y x d"],
+    references: Float[Array, "t y x d"],
+    valid: Bool[Array, "t y x"],
+    *,
+    k: int = 5,
+    radius: int = 6,
+) -> Neighbours:
+    """The `k` nearest (squared L2) of the cells of `t` grids that lie at most `radius` rows and columns away from each query.
+
+    Exact; rows count the cells of all grids, by grid, y, x, and of equal distances the lower row wins. A block of queries
+    after the other, against the part of every grid that any of them reaches; what only others reach is masked.
+    """
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
+    t, y, x, d = references.shape
+    rows, columns = _round_up(y, BLOCK), _round_up(x, BLOCK)
+    queries = jnp.pad(queries, ((0, rows - y), (0, columns - x), (0, 0)))
+    around = ((0, 0), (radius, radius + rows - y), (radius, radius + columns - x))
+    references, valid = jnp.pad(references, (*around, (0, 0))), jnp.pad(valid, around)
+    side = BLOCK + 2 * radius
+    count = t * side**2
+    step = jnp.arange(side, dtype=jnp.int32)[None] - jnp.arange(BLOCK, dtype=jnp.int32)[:, None]
+    near = (step >= 0) & (step <= 2 * radius)  # of one axis: [query in the block, cell in the part]
+    near = (near[:, None, :, None] & near[None, :, None, :]).reshape(BLOCK**2, 1, side, side)
+    # The last groups are filled up, so that all are whole, and there are more of them than neighbours.
+    missing = _round_up(max(count, (k + 1) * GROUP), GROUP) - count
+
+    def search(block: tuple[Float[Array, "i j d"], Int[Array, "2"]]) -> Neighbours:
+        q, at = block
+        part = (t, side, side)
+        r = jax.lax.dynamic_slice(references, (0, at[0], at[1], 0), (*part, d)).reshape(count, d)
+        there = jax.lax.dynamic_slice(valid, (0, at[0], at[1]), part)[None] & near
+        scores = _score(q.reshape(-1, d), r, "l2")
+        scores = jnp.where(there.reshape(-1, count), scores, jnp.inf)
+        found = _smallest(jnp.pad(scores, ((0, 0), (0, missing)), constant_values=jnp.inf), k)
+        grid, row, column = (found.rows // side**2, found.rows // side % side, found.rows % side)
+        place = (grid * y + row + at[0] - radius) * x + column + at[1] - radius
+        return Neighbours(found.distances, jnp.where(jnp.isinf(found.distances), -1, place))
+
+    def whole(found: Array) -> Array:
+        """`[block, query, k]` as `[q, k]`."""
+        found = found.reshape(rows // BLOCK, columns // BLOCK, BLOCK, BLOCK, k).swapaxes(1, 2)
+        return found.reshape(rows, columns, k)[:y, :x].reshape(-1, k)
+
+    corners = jnp.stack(
+        jnp.meshgrid(*(jnp.arange(0, n, BLOCK, dtype=jnp.int32) for n in (rows, columns)), indexing="ij"), -1
+    )
+    blocks = queries.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, d).swapaxes(1, 2)
+    found = jax.lax.map(search, (blocks.reshape(-1, BLOCK, BLOCK, d), corners.reshape(-1, 2)))
+    scores, place = whole(found.distances), whole(found.rows)
+    own = jnp.sum(queries[:y, :x] ** 2, -1).reshape(-1, 1)
+    return Neighbours(jnp.maximum(scores + own, 0), place)
+
+
+def merge(first: Neighbours, second: Neighbours, offset: int) -> Neighbours:
+    """The k nearest of two sets of neighbours; the rows of the second are counted from `offset`. Of equal distances the
+    first set's."""
+    rows = jnp.where(second.rows < 0, -1, second.rows + offset)
+    distances, order = _top(jnp.concatenate([first.distances, second.distances], -1), first.distances.shape[1])
+    return Neighbours(distances, jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1))
+
+
+def vote(
+    neighbours: Neighbours, shares: Float[Array, "r o"], *, majority: bool = False, temperature: float | None = None
+) -> Float[Array, "q o"]:
     """The labels of the neighbours, put together: `[q, o]`, summing to 1 (to 0 where a query has no neighbour).
 
-    The mean of the neighbours' shares; with `majority`, one-hot: the label that most neighbours have (each neighbour's
-    is its largest share, of equal shares the lowest label), of tied labels the one with the nearest neighbour.
+    The mean of the neighbours' shares, each weighing exp(−distance/temperature) where one is given; with `majority`,
+    one-hot: the label that most neighbours have (each neighbour's is its largest share, of equal shares the lowest label),
+    of tied labels the one with the nearest neighbour.
     """
     there = jnp.isfinite(neighbours.distances)
     found = jnp.where(there[..., None], shares[jnp.maximum(neighbours.rows, 0)], 0)  # [q, k, o]
+    if not majority and temperature is not None:
+        # The nearest weighs 1: as far as the others may be, something is left to divide by.
+        beyond = jnp.where(
+            there, neighbours.distances - jnp.where(there, neighbours.distances, jnp.inf).min(-1, keepdims=True), 0
+        )
+        weight = jnp.where(there, jnp.exp(-beyond / temperature), 0)
+        return (found * weight[..., None]).sum(1) / jnp.maximum(weight.sum(-1, keepdims=True), 1e-6)
     if not majority:
         return found.sum(1) / jnp.maximum(there.sum(-1, keepdims=True, dtype=found.dtype), 1)
     k, o = found.shape[1:]

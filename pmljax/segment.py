@@ -8,22 +8,21 @@ column (0 background, then the objects' ids ascending).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
+from pmljax.adaptation import ROWS, Adaptation, adapt, search
 from pmljax.errors import InputError
 from pmljax.labels import check_labels, grow_matrix, object_ids
 from pmljax.model import Model, embed
 from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
-from pmljax.retrieval import Metric, nearest, vote
-
-ROWS = 128  # references are padded to a multiple: the tile of `nearest`
+from pmljax.retrieval import Metric, vote
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class Preset:
     """Whether a reference carries its one largest label, instead of the share of each label in its cell."""
     majority: bool = False
     """Whether a grid cell takes the majority's label before growing, instead of the neighbours' mean shares."""
+    temperature: float | None = None
+    """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    """Whether pixels of frames already labelled join the references."""
     size: int | None = 480
     """A longer short side is scaled down to this inside the compiled call. None: full size."""
 
@@ -90,18 +93,21 @@ def segment_frame(
     references: References,
     frame: UInt8[Array | np.ndarray, "h w 3"],
     number: Num[Array, ""] | np.float32 | int = 0,
+    index: Int[Array, ""] | np.int32 | int = 0,
     *,
     preset: Preset = DEFAULT,
 ) -> Segmented:
-    """Label one frame: embed, nearest, vote, grow, argmax, in one compiled call (once per size and capacity).
+    """Label one frame: embed, nearest, vote, grow, argmax, adapt, in one compiled call (once per size and capacity).
 
-    frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.
+    frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.  index: its
+    place in the stream, for adaptation.
     """
     size = (frame.shape[0], frame.shape[1])
     embedding = embed(model, frame[None], jnp.asarray(number)[None], preset.size)[0]
-    y, x, d = embedding.shape
-    found = nearest(embedding.reshape(-1, d), references.embedding, references.valid, k=preset.k, metric=preset.metric)
-    shares = vote(found, references.share, majority=preset.majority).reshape(y, x, -1)
+    found = search(embedding, references, preset.adaptation, k=preset.k, metric=preset.metric)
+    votes = vote(found, references.share, majority=preset.majority, temperature=preset.temperature)
+    references = adapt(references, embedding, found, votes, jnp.asarray(index, jnp.int32), preset.adaptation)
+    shares = votes.reshape(*embedding.shape[:2], -1)
     config = model.config
     a_y, a_x = both_axes(
         config, size, preset.size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
@@ -132,13 +138,14 @@ def start(
     _check_frame(frame, index, None)
     labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
     y, x = model.config.grid(model.config.seen(frame.shape[:2], preset.size))
-    capacity = -(-y * x * masks // ROWS) * ROWS
+    user = -(-y * x * masks // ROWS) * ROWS
+    capacity = user + preset.adaptation.rows(y * x)
     ids = id_columns([0, *object_ids(labels)])
     references = References(
         jnp.zeros((capacity, model.config.dimensions), model.config.precision),
         jnp.zeros((capacity, len(ids)), model.config.precision),
         jnp.zeros(capacity, bool),
-        jnp.zeros((capacity, 3), jnp.int32),
+        jnp.full((capacity, 3), -1, jnp.int32),
         ids,
     )
     state = State(references, 0, index, frame.shape[:2], preset)
@@ -162,7 +169,9 @@ def step(
     """
     _check_frame(frame, state.index, state.size)
     number = state.index if number is None else number
-    result = segment_frame(model, state.references, frame, np.float32(number), preset=state.preset)
+    result = segment_frame(
+        model, state.references, frame, np.float32(number), np.int32(state.index), preset=state.preset
+    )
     state, out = state._replace(references=result.references), result.labels
     if labels is not None:
         labels = check_labels(labels, f"labels of frame {state.index}", state.size, objects=True)
@@ -206,10 +215,11 @@ def segment(
         elif state is None:
             state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
             out = check_labels(marks[index])
-        elif index in skip and index not in marks:
+        elif index in skip and index not in marks and not preset.adaptation.frames:
             state, out = state._replace(index=index + 1), None
         else:
             state, out = step(model, state, frame, marks.get(index), number=number)
+            out = None if index in skip else out  # what adapts was computed for the frames after it
         # The device works on this frame while the caller handles the one before and the next is decoded.
         if index:
             yield None if waiting is None else np.asarray(waiting)
@@ -248,9 +258,10 @@ def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, numb
         hard=state.preset.hard,
     )
     begin, end = state.filled, state.filled + rows.valid.shape[0]
-    if end > references.valid.shape[0]:
+    room = references.valid.shape[0] - state.preset.adaptation.rows(rows.valid.shape[0])
+    if end > room:
         raise InputError(
-            f"labels of frame {state.index}: no room for another mask among {references.valid.shape[0]} references;"
+            f"labels of frame {state.index}: no room for another mask among {room} references;"
             " start the stream with masks= the number of masks it will be given"
         )
     rows = keep_thin_objects(rows, labels, model.config, state.preset.size, f"labels of frame {state.index}")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmljax.retrieval import MAX_K, Neighbours, nearest, vote
+from pmljax.retrieval import MAX_K, Neighbours, merge, nearest, nearest_in_window, vote
 
 
 def distances_by_hand(queries, references, metric):
@@ -180,3 +180,42 @@ def test_equal_votes_go_to_the_nearest():
     rows = jnp.array([[2, 1, 1, 2], [1, 2, 2, 1], [0, 2, 1, 1]])
     distances = jnp.broadcast_to(jnp.arange(4.0)[None], (3, 4))
     assert vote(Neighbours(distances, rows), shares, majority=True).argmax(-1).tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "radius", "k"), [((5, 7), 1, 3), ((4, 9), 2, 10), ((3, 3), 6, 5), ((1, 1), 1, 2)])
+def test_nearest_in_a_window_to_the_bit(size, radius, k, rng):
+    """Small integers, so that ties abound: a search of all cells with those out of reach left out."""
+    (y, x), t = size, 3
+    queries = rng.integers(-2, 3, (y, x, 3)).astype("f")
+    references = rng.integers(-2, 3, (t, y, x, 3)).astype("f")
+    valid = rng.random((t, y, x)) < 0.6
+    found = nearest_in_window(jnp.array(queries), jnp.array(references), jnp.array(valid), k=k, radius=radius)
+    for i, (row, column) in enumerate(np.ndindex(y, x)):
+        reach = valid.copy()
+        reach &= (np.abs(np.arange(y) - row) <= radius)[None, :, None] & (np.abs(np.arange(x) - column) <= radius)
+        expected = nearest_by_hand(queries[row, column][None], references.reshape(-1, 3), reach.ravel(), k, "l2")
+        assert np.array_equal(found.distances[i], expected[0][0]) and np.array_equal(found.rows[i], expected[1][0])
+
+
+def test_merged_neighbours_are_those_of_one_search(rng):
+    queries, references = small_integers(0, 40, 300)
+    valid = rng.random(300) < 0.05  # sometimes fewer than k in a half
+    halves = [
+        nearest(jnp.array(queries), jnp.array(references[h]), jnp.array(valid[h]), k=7)
+        for h in (slice(200), slice(200, 300))
+    ]
+    whole = nearest(jnp.array(queries), jnp.array(references), jnp.array(valid), k=7)
+    for a, b in zip(merge(*halves, 200), whole, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_votes_that_weigh_by_distance(rng):
+    distances = np.sort(rng.random((6, 4)) * 100, -1).astype("f")  # exp(−100/.07) is nothing
+    distances[0, 2:], distances[1] = np.inf, np.inf
+    rows = np.where(np.isinf(distances), -1, rng.integers(0, 9, (6, 4))).astype("i")
+    shares = rng.dirichlet(np.ones(3), 9).astype("f")
+    found = vote(Neighbours(jnp.array(distances), jnp.array(rows)), jnp.array(shares), temperature=0.07)
+    for got, d, r in zip(found, np.float64(distances), rows, strict=True):
+        weight = np.exp(-(d[r >= 0] - d[:1]) / 0.07)
+        expected = (weight[:, None] * shares[r[r >= 0]]).sum(0) / weight.sum() if len(weight) else np.zeros(3)
+        assert np.allclose(got, expected, atol=1e-6)

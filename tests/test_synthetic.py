@@ -52,6 +52,16 @@ def test_the_distractor_looks_like_object_1_and_is_background():
     assert tried >= 4
 
 
+def test_light_changes_the_whole_picture_and_no_label():
+    for seed in range(3):
+        (still, labels), (lit, same) = make(seed), make(seed, light=0.5)
+        assert np.array_equal(labels, same)
+        # One factor a frame and channel, where nothing is cut off at white.
+        inside = (still > 60) & (lit < 255)
+        factors = [lit[t][inside[t][..., 0], 0] / still[t][inside[t][..., 0], 0] for t in range(len(still))]
+        assert max(f.std() for f in factors) < 0.02 and np.ptp([np.median(f) for f in factors]) > 0.1
+
+
 def test_limits():
     with pytest.raises(ValueError, match="objects: found 9"):
         make(0, objects=9)

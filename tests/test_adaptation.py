@@ -1,0 +1,195 @@
+"""Adaptation: what joins, what leaves, what the user's rows never suffer; an object that changes, one that leaves."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pmljax
+from pmljax.adaptation import Adaptation, adapt, search, withdraw
+from pmljax.errors import InputError
+from pmljax.metrics import frame_scores
+from pmljax.references import References
+from pmljax.retrieval import Neighbours
+from pmljax.segment import DEFAULT, PAPER, segment, segment_frame, start, step
+
+COLOR = pmljax.create("color")
+SIZE = (64, 96)
+
+
+def with_adaptation(preset=DEFAULT, **options):
+    return dataclasses.replace(preset, adaptation=Adaptation(**options))
+
+
+def clip(t, place, colour, size=(136, 232)):
+    """(frames, truth): a square of 72 pixels at place(n), coloured colour(n), n in 0…1, before grey ground with noise."""
+    rng = np.random.default_rng(0)
+    frames, truth = rng.integers(110, 131, (t, *size, 3)).astype(np.uint8), np.zeros((t, *size), np.uint8)
+    for i, n in enumerate(np.linspace(0, 1, t)):
+        y, x = (int(v) for v in place(n))
+        truth[i, max(y, 0) : max(y + 72, 0), max(x, 0) : max(x + 72, 0)] = 1
+        frames[i][truth[i] == 1] = np.clip(colour(n) + rng.integers(-5, 6, (int(truth[i].sum()), 3)), 0, 255)
+    return frames, truth
+
+
+def run(frames, truth, preset):
+    return np.stack(list(segment(COLOR, list(frames), truth[0], preset=preset)))
+
+
+def mean_j(labels, truth):
+    return float(np.mean([frame_scores(a, b, [1])[0, 0] for a, b in zip(labels[1:-1], truth[1:-1], strict=True)]))
+
+
+# From red to the grey of the ground and on to blue: what the first frame shows is soon nearer to the ground.
+CHANGING = clip(
+    40, lambda n: (36, 36 + 64 * n), lambda n: np.array([230, 60, 60]) * (1 - n) + np.array([20, 80, 240]) * n
+)
+RULES = [
+    pytest.param(with_adaptation(frames=5, window=3), id="all, near"),
+    pytest.param(with_adaptation(PAPER, frames=5, rule="unanimous"), id="paper"),
+]
+
+
+@pytest.mark.parametrize("preset", RULES)
+def test_an_object_that_changes_colour_slowly(preset):
+    frames, truth = CHANGING
+    still = dataclasses.replace(preset, adaptation=Adaptation())
+    assert mean_j(run(frames, truth, still), truth) < 0.6
+    assert mean_j(run(frames, truth, preset), truth) >= 0.9
+
+
+@pytest.mark.parametrize("preset", RULES)
+def test_an_object_that_leaves_takes_its_label_with_it(preset):
+    frames, truth = clip(31, lambda n: (36, 60 - 220 * n), lambda n: np.array([230, 60, 60]))
+    gone = int(np.flatnonzero(~truth.any((1, 2)))[0])
+    assert gone <= 21
+    assert (run(frames, truth, preset)[gone + 9 :] > 0).mean((1, 2)).max() <= 0.01
+
+
+def test_the_users_rows_stay_and_the_oldest_frame_leaves(rng):
+    frames = rng.integers(0, 255, (7, *SIZE, 3), dtype=np.uint8)
+    labels = np.zeros(SIZE, np.uint8)
+    labels[8:40, 8:40] = 3
+    preset = with_adaptation(frames=3, window=2)
+    state = start(COLOR, frames[0], labels, preset=preset)
+    user = [np.asarray(x)[: state.filled] for x in state.references[:4]]
+    cells = int(np.prod(COLOR.config.grid(SIZE)))
+    ring = slice(-preset.adaptation.rows(cells), None)
+    for i in range(1, 7):
+        state, _ = step(COLOR, state, frames[i])
+        assert all(
+            np.array_equal(a, np.asarray(b)[: state.filled]) for a, b in zip(user, state.references[:4], strict=True)
+        )
+        found = np.asarray(state.references.place)[ring][: 3 * cells : cells, 0]
+        assert set(found) == ({-1} if i < 3 else set()) | set(range(max(1, i - 2), i + 1))
+        valid = np.asarray(state.references.valid)[ring]
+        assert valid.sum() == min(i, 3) * cells
+    # Their embeddings are those of the frames.
+    rows = np.asarray(state.references.embedding)[ring][np.asarray(state.references.place)[ring][:, 0] == 6]
+    assert np.array_equal(rows, np.asarray(pmljax.embed(COLOR, frames[6][None], np.zeros(1, "f")))[0].reshape(-1, 5))
+    without = withdraw(state.references, 5, cells, preset.adaptation)
+    assert int(state.references.valid.sum() - without.valid.sum()) == cells
+    assert not np.asarray(without.valid)[np.asarray(without.place)[:, 0] == 5].any()
+    # Its own rows aside, a frame that the user marked keeps what the user said.
+    assert int(withdraw(state.references, 0, cells, preset.adaptation).valid.sum()) == int(state.references.valid.sum())
+
+
+def references(rng, user, cells, frames, d=3, o=2):
+    """Small integers, so that ties abound; the padding of either part is not valid."""
+    ring = Adaptation(frames=frames).rows(cells)
+    n = 128 + ring
+    valid = np.zeros(n, bool)
+    valid[:user] = True
+    valid[128 : 128 + frames * cells] = rng.random(frames * cells) < 0.7
+    share = np.eye(o, dtype="f")[rng.integers(0, o, n)]
+    place = np.zeros((n, 3), "i")
+    place[128 : 128 + frames * cells, 0] = np.repeat(rng.permutation(frames), cells)
+    embedding = rng.integers(-2, 3, (n, d)).astype("f")
+    return References(*map(jnp.array, (embedding, share, valid, place, np.array([0, 1], np.uint8))))
+
+
+def test_search_against_a_loop(rng):
+    y, x, user, frames, window = 4, 6, 50, 3, 1
+    r = references(rng, user, y * x, frames)
+    queries = jnp.array(rng.integers(-2, 3, (y, x, 3)).astype("f"))
+    for radius in (window, None):
+        found = search(queries, r, Adaptation(frames=frames, window=radius), k=5, metric="l2")
+        for i, (row, column) in enumerate(np.ndindex(y, x)):
+            distances = ((np.asarray(queries)[row, column] - np.asarray(r.embedding)) ** 2).sum(-1)
+            distances[~np.asarray(r.valid)] = np.inf
+            for n in range(frames * y * x) if radius is not None else ():
+                a, b = (n % (y * x)) // x, n % x
+                if max(abs(a - row), abs(b - column)) > radius:
+                    distances[128 + n] = np.inf
+            best = np.argsort(distances, kind="stable")[:5]
+            assert np.array_equal(found.rows[i], best) and np.array_equal(found.distances[i], distances[best])
+
+
+def test_the_unanimous_join_with_their_label_and_within_the_bound(rng):
+    y, x, k = 4, 6, 3
+    r = references(rng, 50, y * x, 2)
+    rows = rng.integers(0, 50, (y * x, k))
+    distances = np.sort(rng.random((y * x, k)), -1).astype("f")
+    distances[3, 2] = np.inf  # fewer neighbours than k: not all agree
+    rows[3, 2] = -1
+    found = Neighbours(jnp.array(distances), jnp.array(rows.astype("i")))
+    rule = Adaptation(frames=2, rule="unanimous", bound=0.4)
+    embedding = jnp.array(rng.normal(size=(y, x, 3)).astype("f"))
+    after = adapt(r, embedding, found, jnp.zeros((y * x, 2)), jnp.int32(9), rule)
+    at = 128 + y * x * int(np.argmin(np.asarray(r.place)[128 :: y * x][:2, 0]))
+    labels = np.asarray(r.share).argmax(-1)
+    for q in range(y * x):
+        its = [labels[n] for n in rows[q] if n >= 0]
+        joins = len(its) == k and len(set(its)) == 1 and distances[q, 0] <= 0.4
+        assert bool(after.valid[at + q]) == joins
+        if joins:
+            assert after.share[at + q].argmax() == its[0] and list(after.place[at + q]) == [9, q // x, q % x]
+    other = np.r_[0:at, at + y * x : len(labels)]
+    assert all(
+        np.array_equal(a[other], b[other])
+        for a, b in zip(map(np.asarray, r[:4]), map(np.asarray, after[:4]), strict=True)
+    )
+
+
+def test_what_is_skipped_is_computed_for_the_frames_after_it():
+    frames, truth = CHANGING
+    preset = with_adaptation(frames=4, window=2)
+    whole = run(frames, truth, preset)
+    part = list(segment(COLOR, list(frames), truth[0], preset=preset, skip=set(range(1, 30))))
+    assert all(x is None for x in part[1:30]) and all(
+        np.array_equal(a, b) for a, b in zip(part[30:], whole[30:], strict=True)
+    )
+
+
+def test_a_second_frame_compiles_nothing(rng):
+    frames = rng.integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
+    preset = with_adaptation(frames=2, window=2)
+    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), preset=preset)
+    state, _ = step(COLOR, state, frames[1])
+    before = segment_frame._cache_size()
+    step(COLOR, state, frames[2])
+    assert segment_frame._cache_size() == before
+
+
+def test_bad_configurations_and_no_room_for_a_mask(rng):
+    for options in ({"frames": -1}, {"window": -2}, {"bound": 0.0}):
+        with pytest.raises(InputError, match="expected frames and window from 0 up"):
+            Adaptation(**options)
+    frame, labels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8), np.ones(SIZE, np.uint8)
+    state = start(COLOR, frame, labels, preset=with_adaptation(frames=3))
+    with pytest.raises(InputError, match="no room for another mask among 128 references"):
+        step(COLOR, state, frame, labels)
+    cosine = dataclasses.replace(with_adaptation(frames=3, window=2), metric="cosine")
+    with pytest.raises(InputError, match="metric cosine: expected l2 with a window"):
+        step(COLOR, start(COLOR, frame, labels, preset=cosine), frame)
+
+
+def test_shapes_stay(rng):
+    r = references(rng, 50, 24, 2)
+    found = Neighbours(jnp.zeros((24, 3)), jnp.zeros((24, 3), jnp.int32))
+    after = jax.eval_shape(
+        lambda: adapt(r, jnp.zeros((4, 6, 3)), found, jnp.zeros((24, 2)), jnp.int32(1), Adaptation(frames=2))
+    )
+    assert [(a.shape, a.dtype) for a in after] == [(b.shape, b.dtype) for b in r]
