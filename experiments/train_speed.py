@@ -20,101 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from torch import nn
 
 from pmljax.config import ModelConfig
 from pmljax.device import keep_memory
-from pmljax.resnet import BLOCKS, stage_plan
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors
 from pmljax.train import TrainConfig, create_state, train_step
-
-
-class Block(nn.Module):
-    """A bottleneck of the DeepLab-v2 geometry."""
-
-    def __init__(self, inside: int, width: int, stride: int, dilation: int, project: bool):
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(inside, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
-        self.norm2, self.conv3 = nn.BatchNorm2d(width), nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.norm3, self.relu = nn.BatchNorm2d(4 * width), nn.ReLU(inplace=True)
-        self.shortcut = self.shortcut_norm = None
-        if project:
-            self.shortcut = nn.Conv2d(inside, 4 * width, 1, stride, bias=False)
-            self.shortcut_norm = nn.BatchNorm2d(4 * width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.relu(self.norm1(self.conv1(x)))
-        y = self.relu(self.norm2(self.conv2(y)))
-        y = self.norm3(self.conv3(y))
-        return self.relu(y + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))))  # pyright: ignore
-
-
-class Net(nn.Module):
-    """Trunk, head, unit length: `[n, 3, h, w]` to `[n, 128, y, x]`."""
-
-    def __init__(self, depth: int):
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True)
-        )
-        inside, self.stages = 64, nn.ModuleList()
-        for i, (count, (stride, first, rest)) in enumerate(zip(BLOCKS[depth], stage_plan("deeplab", 8), strict=True)):
-            width, stage = 64 * 2**i, nn.Sequential()
-            for k in range(count):
-                stage.append(Block(inside, width, stride if k == 0 else 1, first if k == 0 else rest, k == 0))
-                inside = 4 * width
-            self.stages.append(stage)
-        self.head = nn.Conv2d(inside, 128, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        x = self.head(x)
-        return x / x.norm(dim=1, keepdim=True)
-
-
-def load(net: Net, variables: dict[str, Any]) -> None:
-    """The same numbers on both sides."""
-    params, stats = variables["params"], variables["batch_stats"]["trunk"]
-
-    def conv(to: nn.Conv2d, p: dict[str, Any]) -> None:
-        to.weight.data = torch.tensor(np.asarray(p["kernel"]).transpose(3, 2, 0, 1).copy())
-        if to.bias is not None:
-            to.bias.data = torch.tensor(np.asarray(p["bias"]))
-
-    def norm(to: nn.BatchNorm2d, p: dict[str, Any], s: dict[str, Any]) -> None:
-        to.weight.data, to.bias.data = (torch.tensor(np.asarray(p[k])) for k in ("scale", "bias"))
-        to.running_mean, to.running_var = (torch.tensor(np.asarray(s[k])) for k in ("mean", "var"))
-
-    trunk = params["trunk"]
-    conv(net.stem[0], trunk["stem"]["conv1"])  # pyright: ignore
-    norm(net.stem[1], trunk["stem"]["norm1"], stats["stem"]["norm1"])  # pyright: ignore
-    for i, stage in enumerate(net.stages):
-        for k, block in enumerate(stage):  # pyright: ignore
-            p, s = (x[f"stage{i + 1}"][f"block{k + 1}"] for x in (trunk, stats))
-            for name in p:
-                to = getattr(block, name)
-                conv(to, p[name]) if "kernel" in p[name] else norm(to, p[name], s[name])
-    conv(net.head, params["head"]["conv1"])
-
-
-def torch_loss(embedding: torch.Tensor, anchors: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
-    """Eq. 1 of every clip: embedding `[b, t, q, d]`, anchors `[b, a]`, labels `[b, t, q]`."""
-    each = []
-    for e, cells, of in zip(embedding, anchors, labels, strict=True):
-        a, own = e[0][cells], of[0][cells]
-        pool, pool_labels = e[1:].reshape(-1, e.shape[-1]), of[1:].reshape(-1)
-        distance = (a**2).sum(-1)[:, None] + (pool**2).sum(-1)[None] - 2 * a @ pool.T
-        same = own[:, None] == pool_labels[None]
-        known = (pool_labels != 255)[None]
-        far = torch.full_like(distance, torch.inf)
-        near = torch.where(same & known, distance, far).min(1).values
-        other = torch.where(~same & known, distance, far).min(1).values
-        hinge = torch.relu(near - other + margin)
-        each.append(torch.stack([hinge[own == k].mean() for k in own.unique()]).mean())
-    return torch.stack(each).mean()
+from tests import torch_reference as reference
 
 
 def main() -> None:
@@ -162,24 +73,17 @@ def main() -> None:
     pictures = (np.asarray(views.frames, np.float32).reshape(-1, args.crop, args.crop, 3) / 255 - mean) / std
     sides: dict[str, Any] = {}
     for name, form in (("contiguous", torch.contiguous_format), ("channels-last", torch.channels_last)):
-        net = Net(args.depth).eval()  # frozen: running statistics
-        load(net, state.variables)
-        net = net.to(memory_format=form)
-        kernels = [p for p in net.parameters() if p.ndim > 1]
-        for p in net.parameters():
-            p.requires_grad_(p.ndim > 1 or p is net.head.bias)
-        groups = [{"params": kernels, "weight_decay": config.decay}, {"params": [net.head.bias], "weight_decay": 0.0}]
-        optimiser = torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum)
+        net = reference.Net(args.depth, head={"conv1": (1, 128)}).eval()  # frozen: running statistics
+        net = reference.load(net, state.variables).to(memory_format=form)  # pyright: ignore
+        optimiser = reference.make_optimiser(net, config.momentum, config.decay, config.head)
         x = torch.tensor(pictures.transpose(0, 3, 1, 2).copy()).to(memory_format=form)
         of, chosen = (torch.tensor(np.asarray(v).astype(np.int64)) for v in (cells, anchors))
 
-        def torch_step(net: Net = net, x: torch.Tensor = x, optimiser: Any = optimiser, of=of, chosen=chosen) -> float:
-            optimiser.zero_grad()
-            e = net(x).flatten(2).transpose(1, 2)
-            loss = torch_loss(e.reshape(args.clips, 3, *e.shape[1:]), chosen, of, config.margin)
-            loss.backward()
-            optimiser.step()
-            return loss.item()
+        def torch_step(net: Any = net, x: torch.Tensor = x, optimiser: Any = optimiser, of=of, chosen=chosen) -> float:
+            def loss(e: torch.Tensor) -> torch.Tensor:
+                return reference.clip_losses(e.reshape(args.clips, 3, *e.shape[1:]), chosen, of, margin=config.margin)
+
+            return reference.train_step(net, optimiser, config.rate, x, None, loss)
 
         sides[f"PyTorch {name}"] = torch_step
 

@@ -19,6 +19,7 @@ from pmljax import metrics
 from pmljax.device import Device, keep_memory, use_device
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.terminal import fail, progress, show, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT
@@ -29,7 +30,7 @@ class Computing:
     """What computes, and how."""
 
     model: str = DEFAULT
-    """color (no network), random:NAME (untrained), or the path of a .safetensors file or of a training run."""
+    """color (no network), random:NAME (untrained), or the path of a .safetensors file, of a training run or of an import."""
     device: Device = "auto"
     """Where to compute; auto takes an accelerator if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -290,7 +291,16 @@ def score(davis: Path, results: Path, names: Sequence[str], year: int):
     return metrics.table(scores), scores
 
 
-COMMANDS = {"segment": Segment, "score": Score, "evaluate": Evaluate, "train": Train, "demo": Demo, "info": Info}
+COMMANDS = {
+    "segment": Segment,
+    "score": Score,
+    "evaluate": Evaluate,
+    "train": Train,
+    "import-torch": ImportTorch,
+    "export-torch": ExportTorch,
+    "demo": Demo,
+    "info": Info,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -90,7 +90,8 @@ def position_of_crop(
     Pixel p of the crop lies on pixel origin + p·step of the original, whose size is `whole`, all (y, x).
     """
     grid = config.grid(size)
-    i, j = (origin[k] + step[k] * config.stride * cell for k, cell in enumerate(cells(grid)))
+    origin, step, whole, number = (x.astype(config.precision) for x in (origin, step, whole, number))
+    i, j = (origin[k] + step[k] * config.stride * cell.astype(config.precision) for k, cell in enumerate(cells(grid)))
     n = jnp.broadcast_to(number, grid)
     channels = {
         "none": [],

@@ -125,9 +125,9 @@ def nearest_in_window(
 
     def search(block: tuple[Float[Array, "i j d"], Int[Array, "2"]]) -> Neighbours:
         q, at = block
-        part = (t, side, side)
-        r = jax.lax.dynamic_slice(references, (0, at[0], at[1], 0), (*part, d)).reshape(count, d)
-        there = jax.lax.dynamic_slice(valid, (0, at[0], at[1]), part)[None] & near
+        part, begin = (t, side, side), (jnp.int32(0), at[0], at[1])
+        r = jax.lax.dynamic_slice(references, (*begin, jnp.int32(0)), (*part, d)).reshape(count, d)
+        there = jax.lax.dynamic_slice(valid, begin, part)[None] & near
         scores = _score(q.reshape(-1, d), r, "l2")
         scores = jnp.where(there.reshape(-1, count), scores, jnp.inf)
         found = _smallest(jnp.pad(scores, ((0, 0), (0, missing)), constant_values=jnp.inf), k)
@@ -206,7 +206,7 @@ def _smallest(scores: Float[Array, "q r"], k: int) -> Neighbours:
     grouped = scores.reshape(q, groups, GROUP)
     _, best = _top(grouped.min(-1), k)
     best = jnp.sort(best, -1)  # columns in order again, for the ties
-    columns = (best[..., None] * GROUP + jnp.arange(GROUP)[None, None]).reshape(q, k * GROUP)
+    columns = (best[..., None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None]).reshape(q, k * GROUP)
     distances, place = _top(jnp.take_along_axis(grouped, best[..., None], 1).reshape(q, k * GROUP), k)
     return Neighbours(distances, jnp.take_along_axis(columns, place, -1))
 

@@ -18,9 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from pmljax.adaptation import ROWS, Adaptation, adapt, search
+from pmljax.bilateral import BilateralConfig, solve, vote_confidence
 from pmljax.errors import InputError
 from pmljax.labels import check_labels, grow_matrix, object_ids
 from pmljax.model import Model, embed
+from pmljax.preprocess import apply_axes
 from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
 from pmljax.retrieval import Metric, vote
 
@@ -40,6 +42,8 @@ class Preset:
     """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
     adaptation: Adaptation = field(default_factory=Adaptation)
     """Whether pixels of frames already labelled join the references."""
+    solver: BilateralConfig | None = None
+    """Whether the fast bilateral solver moves the grown shares to the image's edges, and how. None: it does not."""
     size: int | None = 480
     """A longer short side is scaled down to this inside the compiled call. None: full size."""
 
@@ -112,7 +116,11 @@ def segment_frame(
     a_y, a_x = both_axes(
         config, size, preset.size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
     )
-    return Segmented(grow(shares, references.ids, a_y, a_x), shares, references)
+    if preset.solver is None:
+        return Segmented(grow(shares, references.ids, a_y, a_x), shares, references)
+    image, target = jnp.asarray(frame), apply_axes(a_y, a_x, shares)
+    solved = solve(image, target, vote_confidence(target, preset.solver), preset.solver)
+    return Segmented(references.ids[solved.argmax(-1)], shares, references)
 
 
 # A stream

@@ -207,7 +207,15 @@ class Train:
         from pmljax.weights import load
         from pmljax.weights.carry import carry_over
 
-        variables, report = carry_over(load(self.init).variables, config.model, jax.random.key(config.seed))
+        given = load(self.init)
+        for name in ("geometry", "scaling"):  # neither shows in names or shapes
+            found, expected = getattr(given.config, name), getattr(config.model, name)
+            if found != expected:
+                raise InputError(
+                    f"--init {self.init}: found a network of {name} {found}, expected {expected}, as in recipe"
+                    f" {self.recipe}: its weights would fit and compute something else"
+                )
+        variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
         show(report.text())
         return variables
 

@@ -23,6 +23,7 @@ ARROWS = {
     "runlog": set(),
     "resnet": {"conv"},
     "retrieval": set(),
+    "bilateral": set(),
     "loss": set(),
     "config": {"resnet"},
     "preprocess": {"config", "labels"},
@@ -34,8 +35,8 @@ ARROWS = {
     "validation": {"data", "labels", "metrics", "model", "results", "segment"},
     "references": {"config", "labels", "model", "preprocess"},
     "adaptation": {"references", "retrieval"},
-    "segment": {"adaptation", "labels", "model", "references", "retrieval"},
-    "weights": {"config", "model", "weights"},
+    "segment": {"adaptation", "bilateral", "labels", "model", "preprocess", "references", "retrieval"},
+    "weights": {"config", "model", "resnet", "weights"},
     "data": {"data", "labels"},
     "semantic": {"config", "labels", "loss", "preprocess", "resnet", "sampling", "train"},
     "scoring": {"data", "labels", "metrics"},
@@ -54,6 +55,7 @@ ARROWS = {
         "validation",
         "weights",
     },
+    "porting": {"model", "terminal", "weights"},
     "cli": {
         "config",
         "data",
@@ -61,6 +63,7 @@ ARROWS = {
         "device",
         "metrics",
         "model",
+        "porting",
         "results",
         "scoring",
         "segment",
@@ -97,7 +100,7 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-@pytest.mark.parametrize("name", ["conv", "resnet", "retrieval", "loss"])
+@pytest.mark.parametrize("name", ["conv", "resnet", "retrieval", "loss", "bilateral"])
 def test_kernels_know_jax_and_flax_only(name):
     """`resnet` stands on `conv`, which is one of them."""
     outside = {n.split(".")[0] for n in imports(ROOT / f"{name}.py") if n != "pmljax.conv"}

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pmljax.bilateral import BilateralConfig, solve, vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
 from pmljax.model import create, embed
+from pmljax.preprocess import apply_axes
 from pmljax.references import reference_rows
 from pmljax.segment import DEFAULT, PAPER, Preset, grow, segment, segment_frame, start, step
 
@@ -391,3 +393,25 @@ def test_memory_stays_flat_over_2000_frames():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 13e6, f"{int(done.stdout) / 1e6:.0f} MB more after 2,000 frames"
+
+
+def test_the_solver_moves_labels_to_the_edges_of_the_image(rng):
+    """A slanted edge between two even colours, which cells of 8 pixels cannot follow."""
+    y, x = np.mgrid[:90, :123]
+    labels = np.where(3 * x + y > 240, 9, np.where(y > 45, 4, 0)).astype(np.uint8)
+    frame = (np.array([[40, 60, 50], [200, 90, 80], [90, 110, 210]])[np.searchsorted([0, 4, 9], labels)]).astype(
+        np.uint8
+    )
+    frame += rng.integers(0, 4, frame.shape).astype(np.uint8)
+    without = dataclasses.replace(DEFAULT, hard=False)
+    wrong = {}
+    for preset in (without, dataclasses.replace(without, solver=BilateralConfig())):
+        state = start(COLOR, frame, labels, preset=preset)
+        found = segment_frame(COLOR, state.references, frame, preset=preset)
+        wrong[preset.solver is None] = (np.asarray(found.labels) != labels).mean()
+    assert wrong[False] < 0.5 * wrong[True]
+    # It is what the parts give one after the other.
+    grid = COLOR.config.grid(labels.shape)
+    target = apply_axes(*(grow_matrix(c, n) for c, n in zip(grid, labels.shape, strict=True)), found.shares)
+    expected = solve(jnp.array(frame), target, vote_confidence(target))
+    assert (np.asarray(state.references.ids)[expected.argmax(-1)] == np.asarray(found.labels)).mean() > 0.999

@@ -1,5 +1,6 @@
 """`pmljax train`: from folders to a run that other commands take; what is refused, in one line."""
 
+import dataclasses
 import json
 import shutil
 
@@ -62,6 +63,12 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main([*again, "--init", str(run)]) == 0
     assert "taken" in capsys.readouterr().out
+    # Weights of the same names and shapes that mean another network.
+    for name, value in (("geometry", "torchvision"), ("scaling", "bgr")):
+        other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, **{name: value}))
+        monkeypatch.setitem(RECIPES, "tiny", other)
+        assert main([*again, "--init", str(run), "--overwrite"]) == 2
+        assert f"expected {value}, as in recipe tiny" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

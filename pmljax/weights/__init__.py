@@ -11,13 +11,15 @@ from pmljax.errors import InputError
 from pmljax.model import Model, create, with_dtype
 from pmljax.weights.bundled import DEFAULT, read
 from pmljax.weights.checkpoint import read_model
+from pmljax.weights.torch import MODEL
 
 
 def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -> Model:
     """A model by name or by file.
 
-    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a .safetensors file, or of a
-    training run's folder (its best checkpoint, or the last where none was scored) or of one checkpoint in it.
+    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a .safetensors file, of an
+    import's folder, or of a training run's folder (its best checkpoint, or the last where none was scored) or of one
+    checkpoint in it.
     dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
     """
     text = str(name)
@@ -25,6 +27,8 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
         model = create("color")
     elif text.startswith("random:"):
         model = create(text.removeprefix("random:"), jax.random.key(seed))
+    elif (Path(text) / MODEL).is_file():
+        model = read(Path(text) / MODEL)
     elif Path(text).is_dir():
         model = read_model(Path(text))
     elif Path(text).is_file():

@@ -1,0 +1,387 @@
+"""The fast bilateral solver (Barron & Poole, ECCV 2016): an image's own edges decide how far a label reaches.
+
+It finds x that minimises λ/2 Σ Ŵ_ij (x_i − x_j)² + Σ c_i (x_i − t_i)² over pixels, t the target, c the confidence, Ŵ the
+bilateral affinity of the guide image. Pixels are gathered in vertices, cells of a grid in place and colour, and with
+x = Sᵀy this is the linear system A y = b over the occupied vertices:
+
+    A = λ (D_m − D_n B̄ D_n) + diag(S c)        b = S (c ∘ t)
+
+S puts a pixel in its one vertex (hard assignment). B̄ is the *sum* over the five axes of [1 2 1], an absent neighbour
+counting 0. n and m bistochastise it. As m = n ∘ B̄n, the diagonal of B̄ cancels: λ (D_m − D_n B̄ D_n) y is
+λ n ∘ (d ∘ y − N (n ∘ y)), N the sum over the neighbours alone and d = N n. So it is computed here: it cannot turn negative.
+
+Target 0…1 with confidence 1 and λ 128 is the solver as published. The public solver of this method writes its confidence
+`2^16 - 1`, in Python 2 XOR 15 = 13, of 65535: a data term 5,041 times too weak, as if λ were 645,268.
+
+There is no capacity. A vertex lies in one cell of σ_space × σ_space pixels, so sorting the colours of each cell finds all
+vertices, of which there are never more than pixels; what follows is compiled for a few numbers of rows and runs with the
+least that holds the image's vertices.
+
+Axes: `h w` image, `v` vertex rows, the last of which is no vertex and holds 0, `a` the ten neighbours (± along each
+axis), `o` labels or other channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32, UInt8
+
+# A CPU's time is that of the gathers, so rows that hold no vertex cost: 2^17 took 46 ms where 2^18 took 90 (25 steps, one
+# channel). Each further size is compiled too. Elsewhere, and for small images, there is one size.
+SIZES = {"cpu": 4}
+SMALL = 2**15
+
+
+@dataclass(frozen=True)
+class BilateralConfig:
+    """The grid, the weights and the steps; the defaults are the published ones."""
+
+    sigma_luma: float = 4.0
+    """Grey levels a vertex spans in Y, to a thousandth."""
+    sigma_chroma: float = 4.0
+    """The same in U and V."""
+    sigma_space: int = 8
+    """Pixels a vertex spans down and across."""
+    smoothness: float = 128.0
+    """λ."""
+    steps: int = 25
+    """Of conjugate gradients, at most."""
+    tolerance: float = 1e-5
+    """A channel is done when ‖b − A y‖ is at most this times ‖b‖."""
+    diagonal_floor: float = 1e-5
+    """The preconditioner divides by no less."""
+    rounds: int = 10
+    """Of bistochastisation."""
+    border: int = 0
+    """Pixels from a change of label over which `vote_confidence` rises to its full value. 0: borders count as all else;
+    on true labels taken through stride 8, 14 frames of three training sequences, 4 and 8 made J worse at λ 128."""
+    border_confidence: float = 0.1
+    """Its factor at the change itself."""
+
+    def __post_init__(self):
+        for name in ("sigma_luma", "sigma_chroma", "sigma_space"):
+            if not 0.001 <= getattr(self, name) <= 256:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected .001…256")
+        luma, chroma = self.levels
+        if luma * chroma * chroma * self.sigma_space**2 + self.sigma_space**2 >= 2**31:
+            raise ValueError(
+                f"sigma_luma {self.sigma_luma}, sigma_chroma {self.sigma_chroma}, sigma_space {self.sigma_space}: found"
+                " more colours × pixels of a cell than an int32 holds; expected coarser colours or smaller cells"
+            )
+
+    @property
+    def levels(self) -> tuple[int, int]:
+        """Levels of Y and of U, V, one more of each than can be occupied: a step past the end meets nobody."""
+        return int(255 / self.sigma_luma) + 2, int(255.5 / self.sigma_chroma) + 2
+
+
+DEFAULT = BilateralConfig()
+
+
+class Vertices(NamedTuple):
+    """The occupied vertices, ordered by cell (row by row) and then by colour.
+
+    of_pixel: the vertex of each pixel, `[h, w]`.  colour: (Y, U, V) as one number, `[v]`; −1 where there is no vertex.
+    cell: `[v]`.  first: the first vertex of each cell and, at the end, their number, `[cells + 1]`.
+    """
+
+    of_pixel: jax.Array
+    colour: jax.Array
+    cell: jax.Array
+    first: jax.Array
+
+    @property
+    def count(self) -> Int32[Array, ""]:
+        return self.first[-1]
+
+
+class Smoothness(NamedTuple):
+    """λ (D_m − D_n B̄ D_n), as y → diagonal ∘ y − λ n ∘ N (n ∘ y).
+
+    neighbours: rows, `[a, v]`; an absent one is the last row.  n, diagonal: `[v]`, 0 where there is no vertex.
+    """
+
+    neighbours: jax.Array
+    n: jax.Array
+    diagonal: jax.Array
+
+
+@partial(jax.jit, static_argnames="config")
+def solve(
+    image: UInt8[Array, "h w 3"],
+    target: Float[Array, "h w o"],
+    confidence: Float[Array, "h w"],
+    config: BilateralConfig = DEFAULT,
+) -> Float[Array, "h w o"]:
+    """`target` made smooth where `image` is, and kept where `confidence` is high; all channels in one solve.
+
+    image: RGB 0…255.  target: 0…1, or any.  confidence: ≥ 0; where a connected part of the grid has none, 0 comes out.
+    Gradients (reverse mode) to target and confidence are those of the system's solution, by a second solve with as many
+    steps, not those of the steps taken. For many frames use `lax.map`: under `vmap` every size compiled would run.
+    """
+    vertices = find_vertices(image, config)
+    h, w, o = target.shape
+
+    def with_rows(rows: int, target: jax.Array, confidence: jax.Array) -> jax.Array:
+        smoothness = smoothness_of(vertices, rows, config, target.dtype)
+        data = splat(
+            vertices.of_pixel, jnp.concatenate([confidence[..., None] * target, confidence[..., None]], -1), rows
+        )
+        y = _solve_system(smoothness, data[:, o], data[:, :o], config)
+        return take(vertices.of_pixel, cast(jax.Array, y))
+
+    sizes = _sizes(h * w)
+    chosen = sum((vertices.count >= rows).astype(jnp.int32) for rows in sizes[:-1])
+    return lax.switch(chosen, [partial(with_rows, rows) for rows in sizes], target, confidence)
+
+
+# The grid
+
+
+@partial(jax.jit, static_argnames="config")
+def find_vertices(image: UInt8[Array, "h w 3"], config: BilateralConfig = DEFAULT) -> Vertices:
+    """The occupied 5-tuples trunc(y/σ), trunc(x/σ), trunc(Y/σ), trunc(U/σ), trunc(V/σ); `h w + 1` rows."""
+    h, w = image.shape[:2]
+    s, area = config.sigma_space, config.sigma_space**2
+    luma, chroma = config.levels
+    nobody = luma * chroma * chroma  # the colour of what lies beyond the picture: above all others
+    colour = jnp.pad(_colours(image, config), ((0, -h % s), (0, -w % s)), constant_values=nobody)
+    down, across = colour.shape[0] // s, colour.shape[1] // s
+    in_cells = colour.reshape(down, s, across, s).swapaxes(1, 2).reshape(down * across, area)
+    # One number sorts and remembers the pixel. Sorting cells takes a third of the time of sorting the image.
+    ordered = jnp.sort(in_cells * area + jnp.arange(area, dtype=jnp.int32)[None], -1, stable=False)
+    colour, pixel = ordered // area, ordered % area
+    new = (colour != jnp.pad(colour[:, :-1], ((0, 0), (1, 0)), constant_values=-1)) & (colour < nobody)
+    so_far = jnp.cumsum(new, -1, dtype=jnp.int32)
+    first = jnp.pad(jnp.cumsum(so_far[:, -1], dtype=jnp.int32), (1, 0))
+    vertex = first[:-1, None] + so_far - 1  # [cells, area]
+    cells = jnp.broadcast_to(jnp.arange(down * across, dtype=jnp.int32)[:, None], colour.shape)
+    of_pixel = jnp.zeros(down * across * area, jnp.int32)
+    of_pixel = of_pixel.at[(cells * area + pixel).ravel()].set(vertex.ravel(), unique_indices=True)
+    of_pixel = of_pixel.reshape(down, across, s, s).swapaxes(1, 2).reshape(down * s, across * s)[:h, :w]
+    rows = h * w + 1
+    place = jnp.where(new, vertex, rows).ravel()
+    return Vertices(
+        of_pixel,
+        jnp.full(rows, -1, jnp.int32).at[place].set(colour.ravel(), mode="drop"),
+        jnp.zeros(rows, jnp.int32).at[place].set(cells.ravel(), mode="drop"),
+        first,
+    )
+
+
+def _colours(image: UInt8[Array, "h w 3"], config: BilateralConfig) -> Int32[Array, "h w"]:
+    """(Y, U, V) of JPEG, divided and truncated, as one number.
+
+    Whole numbers, as the coefficients have six decimals: a grey pixel's U is 128 on every device, never 127.99999.
+    """
+    r, g, b = jnp.moveaxis(image.astype(jnp.int32), -1, 0)
+    luma, chroma = (round(1000 * s) for s in (config.sigma_luma, config.sigma_chroma))
+    y = (299 * r + 587 * g + 114 * b) // luma
+    u = (-168736 * r - 331264 * g + 500000 * b + 128000000) // (1000 * chroma)
+    v = (500000 * r - 418688 * g - 81312 * b + 128000000) // (1000 * chroma)
+    return (y * config.levels[1] + u) * config.levels[1] + v
+
+
+def neighbours_of(vertices: Vertices, rows: int, config: BilateralConfig = DEFAULT) -> Int32[Array, "a v"]:
+    """The row of each vertex's neighbours at +1 and −1 along y, x, Y, U, V; the last row, `rows` − 1, where absent.
+
+    rows: above the number of vertices.
+    """
+    across = -(-vertices.of_pixel.shape[1] // config.sigma_space)
+    cells = vertices.first.shape[0] - 1
+    cell, colour = vertices.cell[None, :rows], vertices.colour[None, :rows]
+    row, last = jnp.arange(rows, dtype=jnp.int32)[None], rows - 1
+    chroma = config.levels[1]
+    # The five axes at once: [5, v]. A colour with one more V is the next number, and so on.
+    to_cell = cell + jnp.array([[across], [1], [0], [0], [0]], jnp.int32)
+    to_colour = colour + jnp.array([[0], [0], [chroma * chroma], [chroma], [1]], jnp.int32)
+    inside = (to_cell < cells) & ((cell % across != across - 1) | (jnp.arange(5) != 1)[:, None])
+    to_cell = jnp.minimum(to_cell, cells - 1)
+    end = vertices.first[to_cell + 1]
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        before = (low < high) & (colour[0, jnp.minimum(middle, last)] < to_colour)
+        return jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
+
+    # Bisection among the vertices of one cell: at most σ_space² of them.
+    low, _ = lax.fori_loop(0, (config.sigma_space**2).bit_length(), halve, (vertices.first[to_cell], end))
+    met = inside & (row < vertices.count) & (low < end) & (colour[0, jnp.minimum(low, last)] == to_colour)
+    axis = jnp.arange(5, dtype=jnp.int32)[:, None]
+    back = jnp.full((5, rows), last, jnp.int32)
+    back = back.at[axis, jnp.where(met, low, rows)].set(jnp.broadcast_to(row, (5, rows)), mode="drop")
+    return jnp.stack([jnp.where(met, low, last), back], 1).reshape(10, rows)
+
+
+def splat(of_pixel: Int32[Array, "h w"], x: Float[Array, "h w o"], rows: int) -> Float[Array, "v o"]:
+    """S x: the sum over each vertex's pixels."""
+    return jax.ops.segment_sum(x.reshape(-1, x.shape[-1]), of_pixel.ravel(), rows)
+
+
+def take(of_pixel: Int32[Array, "h w"], y: Float[Array, "v o"]) -> Float[Array, "h w o"]:
+    """Sᵀ y: each pixel's vertex (slicing)."""
+    return y.at[of_pixel].get(mode="promise_in_bounds")
+
+
+def neighbour_sum(neighbours: Int32[Array, "a v"], y: Float[Array, "v o"]) -> Float[Array, "v o"]:
+    """N y, for y whose last row is 0. B̄ y is 10 y + N y.
+
+    Ten gathers of rows that one loop adds up; one gather of `[a, v]` and a sum took five times as long.
+    """
+    return sum((y.at[i].get(mode="promise_in_bounds") for i in neighbours[1:]), y.at[neighbours[0]].get(mode="clip"))
+
+
+def bistochastise(
+    neighbours: Int32[Array, "a v"], pixels: Float[Array, "v"], rounds: int
+) -> tuple[Float[Array, "v"], Float[Array, "v"]]:
+    """(n, N n): n ← sqrt(n ∘ m / B̄n) from n = 1, m the vertices' pixels. After it, m = n ∘ B̄n = n ∘ (10 n + N n)."""
+
+    def once(_, n):
+        blurred = 10 * n + around(n)
+        return jnp.where(pixels > 0, jnp.sqrt(n * pixels / jnp.where(pixels > 0, blurred, 1)), 0)
+
+    def around(n):
+        return neighbour_sum(neighbours, n[:, None])[:, 0]
+
+    n = lax.fori_loop(0, rounds, once, (pixels > 0).astype(pixels.dtype))
+    return n, around(n)
+
+
+def smoothness_of(vertices: Vertices, rows: int, config: BilateralConfig, dtype: jnp.dtype) -> Smoothness:
+    """The bistochastised smoothness of a grid, with `rows` above its number of vertices."""
+    neighbours = neighbours_of(vertices, rows, config)
+    h, w = vertices.of_pixel.shape
+    pixels = splat(vertices.of_pixel, jnp.ones((h, w, 1), dtype), rows)[:, 0]
+    n, around = bistochastise(neighbours, pixels, config.rounds)
+    return Smoothness(neighbours, n, config.smoothness * n * around)
+
+
+# The system
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _solve_system(
+    smoothness: Smoothness, weight: Float[Array, "v"], b: Float[Array, "v o"], config: BilateralConfig
+) -> Float[Array, "v o"]:
+    """y with A y = b, weight = S c, from y₀ = b / S c (0 where nothing is known)."""
+    known = weight[:, None] > 0
+    start = jnp.where(known, b / jnp.where(known, weight[:, None], 1), 0)
+    return _conjugate_gradients(smoothness, weight, b, start, config)
+
+
+def _solve_forward(smoothness, weight, b, config):
+    y = _solve_system(smoothness, weight, b, config)
+    return y, (smoothness, weight, y)
+
+
+def _solve_backward(config, residuals, g):
+    """A is symmetric: with u = A⁻¹ g, the gradient to b is u and to the diagonal −u ∘ y.
+
+    A part of the grid without confidence has no inverse: a small weight there keeps its gradient finite.
+    """
+    smoothness, weight, y = residuals
+    held = jnp.where((weight > 0) | (smoothness.n == 0), weight, config.diagonal_floor)
+    u = _conjugate_gradients(smoothness, held, g, jnp.zeros_like(g), config)
+    return None, -(u * y).sum(-1), u
+
+
+_solve_system.defvjp(_solve_forward, _solve_backward)
+
+
+def _conjugate_gradients(
+    smoothness: Smoothness,
+    weight: Float[Array, "v"],
+    b: Float[Array, "v o"],
+    start: Float[Array, "v o"],
+    config: BilateralConfig,
+) -> Float[Array, "v o"]:
+    """Conjugate gradients, preconditioned by the diagonal; each channel has its own step lengths and its own end."""
+    n, diagonal = smoothness.n[:, None], (smoothness.diagonal + weight)[:, None]
+    inverse = 1 / jnp.maximum(diagonal, config.diagonal_floor)
+
+    def apply(y: jax.Array) -> jax.Array:
+        return diagonal * y - config.smoothness * n * neighbour_sum(smoothness.neighbours, n * y)
+
+    def dot(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(x * y, 0, keepdims=True)
+
+    def ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+    enough = config.tolerance**2 * dot(b, b)
+
+    def under_way(state):
+        taken, (_, r, _, _) = state
+        return (taken < config.steps) & jnp.any(dot(r, r) > enough)
+
+    def step(state):
+        taken, (y, r, p, rz) = state
+        q = apply(p)
+        along = jnp.where(dot(r, r) > enough, ratio(rz, dot(p, q)), 0)
+        y, r = y + along * p, r - along * q
+        z = inverse * r
+        new_rz = dot(r, z)
+        return taken + 1, (y, r, z + ratio(new_rz, rz) * p, new_rz)
+
+    r = b - apply(start)
+    z = inverse * r
+    return lax.while_loop(under_way, step, (jnp.int32(0), (start, r, z, dot(r, z))))[1][0]
+
+
+def _sizes(pixels: int) -> tuple[int, ...]:
+    """The numbers of rows that are compiled, ascending; the last holds as many vertices as pixels."""
+    most = pixels + 1
+    if most <= SMALL:
+        return (most,)
+    powers = [2**k for k in range(most.bit_length()) if 2**k < most]
+    return (*powers[len(powers) - SIZES.get(jax.default_backend(), 1) + 1 :], most)
+
+
+# Confidence
+
+
+def vote_confidence(shares: Float[Array, "h w o"], config: BilateralConfig = DEFAULT) -> Float[Array, "h w"]:
+    """How much a vote is to be trusted, 0…1: its margin times `near_border` of its labels.
+
+    shares: of the vote, grown to the image, ≥ 0. The margin is the best label's share minus the second best's; a lone
+    label's is its share.
+    """
+    labels = shares.argmax(-1).astype(jnp.int32)
+    others = jnp.where(labels[..., None] == jnp.arange(shares.shape[-1], dtype=jnp.int32)[None, None], 0, shares)
+    return (shares.max(-1) - others.max(-1)) * near_border(labels, config).astype(shares.dtype)
+
+
+def near_border(labels: Int32[Array, "h w"], config: BilateralConfig = DEFAULT) -> Float[Array, "h w"]:
+    """From `border_confidence` beside another label up to 1, linearly over `border` pixels.
+
+    The distance is the chessboard's, to the nearest pixel with another label, diagonals included.
+    """
+    if not config.border:
+        return jnp.ones(labels.shape)
+    near = _window(labels, jnp.maximum) != -_window(-labels, jnp.maximum)
+
+    def one_further(_, state):
+        # {distance ≤ k + 1} is {distance ≤ k} grown by one: what lies one step closer has the same label.
+        near, beyond = state
+        return _window(near, jnp.logical_or), beyond + (~near).astype(jnp.int32)
+
+    # A loop, as XLA would fuse the rounds written out and compute each again for the next.
+    _, beyond = lax.fori_loop(0, config.border, one_further, (near, jnp.zeros_like(labels)))
+    return config.border_confidence + (1 - config.border_confidence) * (beyond.astype(float) / config.border)
+
+
+def _window(x: jax.Array, most: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """The largest of each 3 × 3 pixels, by shifts, with `most` of two."""
+    for axis in (0, 1):
+        edges = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        before, here, after = (lax.slice_in_dim(edges, i, i + x.shape[axis], axis=axis) for i in range(3))
+        x = most(most(before, here), after)
+    return x
