@@ -88,7 +88,8 @@ def test_the_users_rows_stay_and_the_oldest_frame_leaves(rng):
         assert valid.sum() == min(i, 3) * cells
     # Their embeddings are those of the frames.
     rows = np.asarray(state.references.embedding)[ring][np.asarray(state.references.place)[ring][:, 0] == 6]
-    assert np.array_equal(rows, np.asarray(pmljax.embed(COLOR, frames[6][None], np.zeros(1, "f")))[0].reshape(-1, 5))
+    expected = np.asarray(pmljax.embed(COLOR, frames[6][None], np.zeros(1, "f")))[0].reshape(-1, 5)
+    assert np.allclose(rows, expected, rtol=1e-5, atol=1e-4)  # compiled on its own
     without = withdraw(state.references, 5, cells, preset.adaptation)
     assert int(state.references.valid.sum() - without.valid.sum()) == cells
     assert not np.asarray(without.valid)[np.asarray(without.place)[:, 0] == 5].any()
