@@ -65,7 +65,7 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
     if args.video:
         opened = open_frames(args.video, end=args.frames)
         stamped = list(opened.stamped())
-        frames, numbers = np.stack([s.frame for s in stamped]), [float(s.number) for s in stamped]
+        frames, numbers = np.stack([s.image for s in stamped]), [float(s.number) for s in stamped]
         labels = check_labels(read_labels(args.mask), str(args.mask), frames.shape[1:3], objects=True)
     else:
         made = clip(jax.random.key(args.seed), frames=args.frames, size=tuple(args.size), objects=2)

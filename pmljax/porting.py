@@ -19,6 +19,7 @@ class ImportTorch:
     """Import weights from PyTorch: a checkpoint of this method, of a DeepLab-v2 or of torchvision's ResNets.
 
     pmljax import-torch voc.pth --out imported
+
     pmljax segment clip.mp4 --mask first.png --model imported --out out
 
     The layout is recognised from names and shapes. A bare ResNet trunk needs --layout: torchvision's and DeepLab-v2's names
