@@ -144,7 +144,8 @@ def run_jax(work: Path, rounds: int, k: int) -> dict[str, Any]:
 
     from pmljax.loss import triplet_loss
     from pmljax.model import embed, embed_stages
-    from pmljax.segment import Preset, segment_frame, start
+    from pmljax.presets import Preset
+    from pmljax.segment import segment_frame, start
     from pmljax.weights.bundled import read
 
     model, given = read(work / "model.safetensors"), dict(np.load(work / "inputs.npz"))

@@ -28,6 +28,7 @@ from pmljax.data.synthetic import clip
 from pmljax.files import write_file
 from pmljax.fit import Every, fit
 from pmljax.labels import object_ids
+from pmljax.presets import PRESETS
 from pmljax.sampling import Augment, Clip
 from pmljax.segment import segment
 from pmljax.terminal import training_bar
@@ -78,7 +79,7 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
         made = clip(jax.random.key(UNSEEN + i), frames=12, size=SIZE, objects=2, light=LIGHT)
         frames, truth = np.asarray(made.frames), np.asarray(made.labels)
         ids = object_ids(truth[0])
-        for t, labels in enumerate(segment(model, frames, truth[0])):
+        for t, labels in enumerate(segment(model, frames, truth[0], preset=PRESETS["plain"])):
             if 0 < t < len(frames) - 1:
                 found.append(metrics.frame_scores(labels, truth[t], ids)[:, 0])
             sheet.add(f"{i} {t}", paint(frames[t], labels))

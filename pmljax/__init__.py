@@ -11,7 +11,8 @@ from pmljax.weights import load
 from pmljax.retrieval import nearest, vote
 from pmljax.loss import triplet_loss
 from pmljax.references import References
-from pmljax.segment import Preset, segment, segment_frame, start, step
+from pmljax.presets import PRESETS, Preset
+from pmljax.segment import segment, segment_frame, start, step
 from pmljax.data.sources import open_frames as frames
 from pmljax.labels import read_labels as labels
 from pmljax.errors import InputError
@@ -20,7 +21,7 @@ __all__ = [
     # Models
     "Model", "ModelConfig", "create", "embed", "load",
     # Retrieval and segmentation
-    "Preset", "References", "nearest", "segment", "segment_frame", "start", "step", "vote",
+    "PRESETS", "Preset", "References", "nearest", "segment", "segment_frame", "start", "step", "vote",
     # Training
     "triplet_loss",
     # Files

@@ -8,8 +8,10 @@ Axes: `y x` grid, `q` = y·x queries, `r` reference row, `k` neighbours, `o` lab
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,51 +34,65 @@ class Adaptation:
     """Rows and columns of the grid around a query in which they are searched. None: everywhere."""
     rule: Literal["all", "unanimous"] = "all"
     """all: every pixel, with the shares of its vote.  unanimous: those whose neighbours all have one label, with it."""
+    every: int = 1
+    """Every n-th frame of the stream joins; `frames` of those are kept."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins. None: any."""
+    drift: float | None = None
+    """The largest distance to the nearest of the user's own rows with which it does: from frame to frame labels may
+    wander, but not away from everything that the user marked. None: any."""
+    erosion: int = 0
+    """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
-        if (
-            self.frames < 0
-            or (self.window is not None and self.window < 0)
-            or not (self.bound is None or self.bound > 0)
-        ):
-            raise InputError(f"{self}: expected frames and window from 0 up, and a bound above 0")
+        low = (self.frames, self.window or 0, self.every - 1, self.erosion)
+        if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
+            raise InputError(
+                f"{self}: expected frames, window and erosion from 0 up, every from 1 up, bound and drift above 0"
+            )
 
     def rows(self, cells: int) -> int:
         """Rows of the references that the ring takes for a grid of `cells`."""
         return -(-self.frames * cells // ROWS) * ROWS
 
 
+class Found(NamedTuple):
+    """neighbours: the k nearest of all references.  away: distance to the nearest of the user's rows, `[q]`."""
+
+    neighbours: Neighbours
+    away: jax.Array
+
+
 def search(
     embedding: Float[Array, "y x d"], references: References, adaptation: Adaptation, *, k: int, metric: Metric
-) -> Neighbours:
+) -> Found:
     """The k nearest references of every cell: the user's everywhere, those of the ring within the window."""
     y, x, d = embedding.shape
     queries, n = embedding.reshape(-1, d), adaptation.frames
-    if not n or adaptation.window is None:
-        return nearest(queries, references.embedding, references.valid, k=k, metric=metric)
-    if metric != "l2":
-        raise InputError(f"metric {metric}: expected l2 with a window")
     user = references.valid.shape[0] - adaptation.rows(y * x)
-    ring = slice(user, user + n * y * x)
-    return merge(
-        nearest(queries, references.embedding[:user], references.valid[:user], k=k),
-        nearest_in_window(
+    own = nearest(queries, references.embedding[:user], references.valid[:user], k=k, metric=metric)
+    if not n:
+        return Found(own, own.distances[:, 0])
+    if adaptation.window is None:
+        made = nearest(queries, references.embedding[user:], references.valid[user:], k=k, metric=metric)
+    elif metric != "l2":
+        raise InputError(f"metric {metric}: expected l2 with a window")
+    else:
+        ring = slice(user, user + n * y * x)
+        made = nearest_in_window(
             embedding,
             references.embedding[ring].reshape(n, y, x, d),
             references.valid[ring].reshape(n, y, x),
             k=k,
             radius=adaptation.window,
-        ),
-        user,
-    )
+        )
+    return Found(merge(own, made, user), own.distances[:, 0])
 
 
 def adapt(
     references: References,
     embedding: Float[Array, "y x d"],
-    found: Neighbours,
+    found: Found,
     shares: Float[Array, "q o"],
     index: Int[Array, ""],
     adaptation: Adaptation,
@@ -86,16 +102,24 @@ def adapt(
     cells = y * x
     if not adaptation.frames:
         return references
-    share, joins = shares, _near(found, adaptation.bound)
+    share, joins = (
+        shares,
+        _near(found.neighbours.distances[:, 0], adaptation.bound) & _near(found.away, adaptation.drift),
+    )
     if adaptation.rule == "unanimous":
-        share, agreed = _unanimous(found, references.share)
+        share, agreed = _unanimous(found.neighbours, references.share)
         joins &= agreed
+    if adaptation.erosion:
+        joins &= _inside(shares.argmax(-1).reshape(y, x), adaptation.erosion).ravel()
     begin = references.valid.shape[0] - adaptation.rows(cells)
     ages = references.place[begin : begin + adaptation.frames * cells : cells, 0]
     at = begin + jnp.argmin(ages).astype(jnp.int32) * cells
     place = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).astype(jnp.int32)
     place = jnp.concatenate([jnp.broadcast_to(index, (cells, 1)), place.reshape(-1, 2)], -1)
     written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": place}
+    if adaptation.every > 1:  # a frame that does not join writes what is there already
+        kept = {name: jax.lax.dynamic_slice_in_dim(getattr(references, name), at, cells) for name in written}
+        written = jax.tree.map(partial(jnp.where, index % adaptation.every == 0), written, kept)
     return references._replace(
         **{
             name: jax.lax.dynamic_update_slice_in_dim(getattr(references, name), rows, at, 0)
@@ -111,9 +135,18 @@ def withdraw(references: References, frame: Int[Array, ""] | int, cells: int, ad
     return references._replace(valid=references.valid & ~own)
 
 
-def _near(found: Neighbours, bound: float | None) -> Bool[Array, "q"]:
-    nearest_one = found.distances[:, 0]
-    return jnp.isfinite(nearest_one) if bound is None else nearest_one <= bound
+def _near(distances: Float[Array, "q"], bound: float | None) -> Bool[Array, "q"]:
+    return jnp.isfinite(distances) if bound is None else distances <= bound
+
+
+def _inside(labels: Int[Array, "y x"], radius: int) -> Bool[Array, "y x"]:
+    """Whether all cells at most `radius` rows and columns away have the same label; beyond the grid there is none."""
+
+    def of_all(pick: Callable[..., jax.Array], start: int) -> jax.Array:
+        side = (2 * radius + 1,) * 2
+        return jax.lax.reduce_window(labels, jnp.array(start, labels.dtype), pick, side, (1, 1), "same")
+
+    return of_all(jax.lax.max, -1) == of_all(jax.lax.min, 2**30)
 
 
 def _unanimous(found: Neighbours, share: Float[Array, "r o"]) -> tuple[Float[Array, "q o"], Bool[Array, "q"]]:

@@ -35,8 +35,12 @@ class Computing:
     """Where to compute; auto takes an accelerator if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network. Distances are float32 in any case."""
+    plain: bool = False
+    """Retrieval from the marked pixels alone, instead of the default (which also remembers the last frames)."""
+    best: bool = False
+    """The best measured inference at any speed, instead of the default."""
     paper: bool = False
-    """The paper's inference (hard majority of five neighbours) instead of the default."""
+    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
     size: str = "480"
     """Frames with a longer short side are scaled down to it inside; labels come back at full size. `full`: never."""
     seed: int = 0
@@ -44,8 +48,7 @@ class Computing:
 
     def prepare(self):
         """(model, preset) on the device asked for."""
-        from pmljax.segment import DEFAULT as default
-        from pmljax.segment import PAPER
+        from pmljax.presets import preset_of
         from pmljax.weights import load
 
         use_device(self.device)
@@ -53,10 +56,12 @@ class Computing:
             raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
-        preset = dataclasses.replace(
-            PAPER if self.paper else default, size=None if self.size == "full" else int(self.size)
-        )
-        return load(self.model, dtype=self.dtype, seed=self.seed), preset
+        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
+        model = load(self.model, dtype=self.dtype, seed=self.seed)
+        preset = preset_of(model.config, *chosen)
+        return model, dataclasses.replace(preset, size=None if self.size == "full" else int(self.size))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class ModelConfig:
     geometry: Geometry = "deeplab"
     stride: int = 8
     """Pixels a cell: 4, 8 or 16."""
+    trained_stride: int | None = None
+    """The coarser stride that the weights were trained at (`model.at_stride`). None: they are of `stride`."""
     norm: NormKind = "batch"
     taps: tuple[int, ...] = (4,)
     """The stages whose outputs, concatenated, the head sees."""
@@ -54,6 +56,10 @@ class ModelConfig:
             raise InputError(f"stride {self.stride}: expected 4, 8 or 16")
         if self.dtype not in ("float32", "bfloat16", "float64"):
             raise InputError(f"dtype {self.dtype}: expected float32 or bfloat16")
+        if self.trained_stride is not None and not self.stride < self.trained_stride <= 16:
+            raise InputError(
+                f"trained stride {self.trained_stride}: expected 8 or 16, and more than stride {self.stride}"
+            )
         # Stages before the last stride lie on a finer grid.
         low = {4: 1, 8: 2, 16: 3}[self.stride]
         if not self.taps or not all(low <= tap <= 4 for tap in self.taps):

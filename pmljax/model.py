@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
 
 from pmljax.config import POSITION_CHANNELS, ModelConfig, named
 from pmljax.conv import Conv
+from pmljax.errors import InputError
 from pmljax.labels import shrink_matrix
 from pmljax.preprocess import apply_axes, cells, position, preprocess
 from pmljax.resnet import ResNet
@@ -82,7 +83,7 @@ class EmbeddingNet(nn.Module):
         self, images: Float[Array, "b h w 3"], places: Float[Array, "b y x p"], train: bool = False
     ) -> tuple[Float[Array, "b y x d"], dict[str, jax.Array]]:
         c = self.config
-        options = {"remat": self.remat, "axis_name": self.axis_name, "name": "trunk"}
+        options = {"remat": self.remat, "axis_name": self.axis_name, "trained": c.trained_stride, "name": "trunk"}
         out = ResNet(c.depth, c.width, c.geometry, c.stride, c.norm, self._dtype, **options)(images, train)
         x = jnp.concatenate([out[f"stage{tap}"] for tap in c.taps] + [places.astype(self._dtype)], -1)
         x = Head(c.head, self._dtype, name="head")(x)
@@ -152,13 +153,49 @@ def embed(
     frames: UInt8[Array | np.ndarray, "b h w 3"],
     numbers: Num[Array | np.ndarray, "b"],
     short_side: int | None = None,
+    *,
+    flip: bool = False,
 ) -> Float[Array, "b y x d"]:
     """Embed frames: float `[b, y, x, d]` on the grid.
 
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
-    position).  short_side: frames with a longer short side are scaled down to it.
+    position).  short_side: frames with a longer short side are scaled down to it.  flip: the mean with the embedding of
+    the mirrored frame, at unit length again where the configuration says so.
     """
-    return embed_stages(model, frames, numbers, short_side).embedding
+    embedding = embed_stages(model, frames, numbers, short_side).embedding
+    if not flip:
+        return embedding
+    config = model.config
+    if not config.depth or config.position not in ("none", "zeros") or config.input_size:
+        raise InputError(
+            f"flip with {config.name}: expected a network without position and with frames at their own size"
+        )
+    images = preprocess(config, frames, short_side)
+    # A mirrored cell lies on a cell only where one is centred on the last column, so the edge goes on up to that.
+    columns = embedding.shape[2]
+    width = config.stride * (columns - 1) + 1
+    images = (
+        images[:, :, :width]
+        if images.shape[2] >= width
+        else jnp.pad(images, ((0, 0), (0, 0), (0, width - images.shape[2]), (0, 0)), "edge")
+    )
+    places = jnp.zeros((*embedding.shape[:3], POSITION_CHANNELS[config.position]))
+    mirrored, _ = EmbeddingNet(config).apply(model.variables, images[:, :, ::-1], places)  # pyright: ignore
+    both = (embedding + mirrored[:, :, ::-1]) / 2
+    return unit_length(both) if config.unit else both
+
+
+def at_stride(model: Model, stride: int | None) -> Model:
+    """The same weights on a finer grid (None: their own): the strides left out dilate what lies behind them instead."""
+    config = model.config
+    if stride in (None, config.stride):
+        return model
+    if stride > config.stride:
+        raise InputError(f"stride {stride}: expected at most {config.stride}, at which {config.name} was trained")
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(config, stride=stride, trained_stride=config.trained_stride or config.stride),
+    )
 
 
 def with_dtype(model: Model, dtype: str) -> Model:

@@ -98,7 +98,7 @@ def position_of_crop(
         "yx": [i / whole[0], j / whole[1]],
         "yxt": [i / whole[0], j / whole[1], jnp.minimum(n / 100, 1)],
         "zeros": [jnp.zeros(grid), jnp.zeros(grid)],
-        "ijn": [i / config.stride, j / config.stride, n],
+        "ijn": [i / (config.trained_stride or config.stride), j / (config.trained_stride or config.stride), n],
     }[config.position]
     return jnp.stack(channels, -1) if channels else jnp.zeros((*grid, 0))
 

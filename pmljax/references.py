@@ -37,7 +37,7 @@ class References(NamedTuple):
     ids: jax.Array
 
 
-@partial(jax.jit, static_argnames=("short_side", "hard"))
+@partial(jax.jit, static_argnames=("short_side", "hard", "flip"))
 def reference_rows(
     model: Model,
     frame: UInt8[Array | np.ndarray, "h w 3"],
@@ -49,14 +49,15 @@ def reference_rows(
     late: Bool[Array, ""] | bool = False,
     short_side: int | None = None,
     hard: bool = True,
+    flip: bool = False,
 ) -> References:
     """Every cell of a marked frame as a reference: a cell's share of a label is that label's area in the cell's box.
 
     Void takes no part in the shares; cells more than half void are not valid. `late`: a mask in the middle of a video,
     whose 0 says nothing: only cells with an object as their largest label are valid.
-    short_side: as in `embed`.  hard: a row carries its one largest label instead of shares.
+    short_side, flip: as in `embed`.  hard: a row carries its one largest label instead of shares.
     """
-    embedding = embed(model, frame[None], jnp.asarray(number)[None], short_side)[0]
+    embedding = embed(model, frame[None], jnp.asarray(number)[None], short_side, flip=flip)[0]
     y, x = embedding.shape[:2]
     config = model.config
     matrix = partial(shrink_matrix, half_pixel=config.half_pixel)

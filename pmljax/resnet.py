@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -53,20 +53,40 @@ def grid_size(size: int, geometry: Geometry, stride: int = 8) -> int:
     return size
 
 
-def stage_plan(geometry: Geometry, stride: int) -> list[tuple[int, int, int]]:
-    """(stride of the first block, dilation of the first block, dilation of the others) of stages 1…4.
+class Plan(NamedTuple):
+    """Of a stage. stride: of the first block.  first, after: dilation of that block's convolution that strides, and of those
+    behind it.  rest: dilation of the other blocks."""
+
+    stride: int
+    first: int
+    after: int
+    rest: int
+
+
+def stage_plan(geometry: Geometry, stride: int, trained: int | None = None) -> list[Plan]:
+    """The plan of stages 1…4.
 
     A stage that may not stride any more dilates instead (METHOD §3.2).
+    trained: the stride that the weights were trained at, where `stride` is finer. Every stride left out doubles all
+    dilations behind it ("à trous"): each cell that both grids have is computed from the same cells.
     """
-    plan, reached, dilation = [(1, 1, 1)], 4, 1
+    plan, reached, dilation = [Plan(1, 1, 1, 1)], 4, 1
     for _ in range(3):
-        if reached < stride:
+        if reached < (trained or stride):
             reached *= 2
-            plan.append((2, dilation, dilation))
+            plan.append(Plan(2, dilation, dilation, dilation))
         else:
             before, dilation = dilation, dilation * 2
-            plan.append((1, dilation if geometry == "deeplab" else before, dilation))
-    return plan
+            first = dilation if geometry == "deeplab" else before
+            plan.append(Plan(1, first, first, dilation))
+    reached, wider, finer = 4, 1, []
+    for p in plan:
+        first, kept = p.first * wider, p.stride
+        if p.stride == 2 and reached == stride:
+            wider, kept = 2 * wider, 1
+        reached *= kept
+        finer.append(Plan(kept, first, p.after * wider, p.rest * wider))
+    return finer
 
 
 def normalise(kind: NormKind, train: bool, dtype: Any, axis_name: str | None) -> Callable[..., nn.Module]:
@@ -86,6 +106,8 @@ class Block(nn.Module):
     geometry: Geometry
     stride: int
     dilation: int
+    after: int
+    """Dilation of the 3×3 convolutions behind the one that strides."""
     project: bool
     norm: NormKind
     dtype: Any
@@ -95,18 +117,20 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x c2"]:
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = normalise(self.norm, train, self.dtype, self.axis_name)
-        d = self.dilation
-        dilated = partial(conv, kernel_size=(3, 3), padding=d, kernel_dilation=d)
+        wide, after = (
+            partial(conv, kernel_size=(3, 3), padding=d, kernel_dilation=d) for d in (self.dilation, self.after)
+        )
         out = self.width * (4 if self.bottleneck else 1)
         if self.bottleneck:
             first, second = (self.stride, 1) if self.geometry == "deeplab" else (1, self.stride)
             y = nn.relu(norm(name="norm1")(conv(self.width, (1, 1), first, name="conv1")(x)))
-            y = nn.relu(norm(name="norm2")(dilated(self.width, strides=second, name="conv2")(y)))
+            wide = after if self.geometry == "deeplab" else wide
+            y = nn.relu(norm(name="norm2")(wide(self.width, strides=second, name="conv2")(y)))
             y = norm(name="norm3")(conv(out, (1, 1), name="conv3")(y))
         else:
             # torchvision refuses to dilate basic blocks; here both convolutions take the block's dilation.
-            y = nn.relu(norm(name="norm1")(dilated(self.width, strides=self.stride, name="conv1")(x)))
-            y = norm(name="norm2")(dilated(out, name="conv2")(y))
+            y = nn.relu(norm(name="norm1")(wide(self.width, strides=self.stride, name="conv1")(x)))
+            y = norm(name="norm2")(after(out, name="conv2")(y))
         if self.project:
             x = norm(name="shortcut_norm")(conv(out, (1, 1), self.stride, name="shortcut")(x))
         return once(nn.relu(x + y))
@@ -135,7 +159,7 @@ class Stage(nn.Module):
     width: int
     bottleneck: bool
     geometry: Geometry
-    plan: tuple[int, int, int]
+    plan: Plan
     norm: NormKind
     dtype: Any
     axis_name: str | None = None
@@ -143,7 +167,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x c2"]:
-        stride, first, rest = self.plan
+        stride, first, after, rest = self.plan
         channels = self.width * (4 if self.bottleneck else 1)
         # `train` is argument 2 of a call, the module itself 0.
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
@@ -155,6 +179,7 @@ class Stage(nn.Module):
                 self.geometry,
                 stride if begin else 1,
                 first if begin else rest,
+                after if begin else rest,
                 # Without a stride (dilated stages too) equal channels keep the identity, as in torchvision's layer1.
                 begin and (stride != 1 or x.shape[-1] != channels),
                 self.norm,
@@ -169,8 +194,9 @@ class ResNet(nn.Module):
     """The trunk. Returns {"stem", "stage1", …, "stage4"}: the activations, float `[b, y, x, c]`.
 
     width: channels of the stem (64 in the published networks); stage s has width·2^(s−1), times 4 for bottlenecks.
-    stride: of the output, 4, 8 or 16.  remat: whether a gradient computes the inside of every block again instead of
-    keeping it.  axis_name: the axis of a pmap over which batch statistics are taken in training.
+    stride: of the output, 4, 8 or 16.  trained: the coarser stride that the weights were trained at, if so.
+    remat: whether a gradient computes the inside of every block again instead of keeping it.
+    axis_name: the axis of a pmap over which batch statistics are taken in training.
     """
 
     depth: int
@@ -181,13 +207,14 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     axis_name: str | None = None
+    trained: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> dict[str, jax.Array]:
         x = Stem(self.width, self.geometry, self.norm, self.dtype, self.axis_name, name="stem")(x, train)
         out = {"stem": x}
         for i, (blocks, plan) in enumerate(
-            zip(BLOCKS[self.depth], stage_plan(self.geometry, self.stride), strict=True)
+            zip(BLOCKS[self.depth], stage_plan(self.geometry, self.stride, self.trained), strict=True)
         ):
             name = f"stage{i + 1}"
             x = Stage(

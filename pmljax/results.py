@@ -29,7 +29,8 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labels import VOID, check_labels, encode_labels, read_labels
 from pmljax.model import Model
-from pmljax.segment import Preset, segment
+from pmljax.presets import Preset
+from pmljax.segment import segment
 from pmljax.weights.bundled import fingerprint
 
 Overlay = Literal["mp4", "gif", "none"]

@@ -8,7 +8,6 @@ column (0 background, then the objects' ids ascending).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -17,39 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
-from pmljax.adaptation import ROWS, Adaptation, adapt, search
-from pmljax.bilateral import BilateralConfig, solve, vote_confidence
+from pmljax.adaptation import ROWS, adapt, search, withdraw
+from pmljax.bilateral import solve, vote_confidence
+from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.labels import check_labels, grow_matrix, object_ids
-from pmljax.model import Model, embed
+from pmljax.model import Model, at_stride, embed
 from pmljax.preprocess import apply_axes
+from pmljax.presets import Preset, preset_of
 from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
-from pmljax.retrieval import Metric, vote
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How a frame is labelled once its pixels are embedded."""
-
-    k: int = 5
-    """Neighbours of each pixel."""
-    metric: Metric = "l2"
-    hard: bool = True
-    """Whether a reference carries its one largest label, instead of the share of each label in its cell."""
-    majority: bool = False
-    """Whether a grid cell takes the majority's label before growing, instead of the neighbours' mean shares."""
-    temperature: float | None = None
-    """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
-    adaptation: Adaptation = field(default_factory=Adaptation)
-    """Whether pixels of frames already labelled join the references."""
-    solver: BilateralConfig | None = None
-    """Whether the fast bilateral solver moves the grown shares to the image's edges, and how. None: it does not."""
-    size: int | None = 480
-    """A longer short side is scaled down to this inside the compiled call. None: full size."""
-
-
-DEFAULT = Preset()
-PAPER = Preset(majority=True)
+from pmljax.retrieval import vote
 
 
 class Segmented(NamedTuple):
@@ -99,20 +75,36 @@ def segment_frame(
     number: Num[Array, ""] | np.float32 | int = 0,
     index: Int[Array, ""] | np.int32 | int = 0,
     *,
-    preset: Preset = DEFAULT,
+    preset: Preset | None = None,
 ) -> Segmented:
     """Label one frame: embed, nearest, vote, grow, argmax, adapt, in one compiled call (once per size and capacity).
 
     frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.  index: its
-    place in the stream, for adaptation.
+    place in the stream, for adaptation.  preset: by default the network's.
     """
+    preset = preset or preset_of(model.config)
+    model = at_stride(model, preset.stride)
+    embedding = embed(model, frame[None], jnp.asarray(number)[None], preset.size, flip=preset.flip)[0]
+    return label_embedding(model.config, references, embedding, frame, index, preset=preset)
+
+
+@partial(jax.jit, static_argnames=("config", "preset"))
+def label_embedding(
+    config: ModelConfig,
+    references: References,
+    embedding: Float[Array, "y x d"],
+    frame: UInt8[Array | np.ndarray, "h w 3"],
+    index: Int[Array, ""] | np.int32 | int = 0,
+    *,
+    preset: Preset,
+) -> Segmented:
+    """`segment_frame` without the network: what follows once a frame is embedded. Of `frame` it needs the size, and the
+    colours for the solver. config: of the network at the preset's stride."""
     size = (frame.shape[0], frame.shape[1])
-    embedding = embed(model, frame[None], jnp.asarray(number)[None], preset.size)[0]
     found = search(embedding, references, preset.adaptation, k=preset.k, metric=preset.metric)
-    votes = vote(found, references.share, majority=preset.majority, temperature=preset.temperature)
+    votes = vote(found.neighbours, references.share, majority=preset.majority, temperature=preset.temperature)
     references = adapt(references, embedding, found, votes, jnp.asarray(index, jnp.int32), preset.adaptation)
     shares = votes.reshape(*embedding.shape[:2], -1)
-    config = model.config
     a_y, a_x = both_axes(
         config, size, preset.size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
     )
@@ -134,7 +126,7 @@ def start(
     number: int | None = None,
     index: int = 0,
     masks: int = 1,
-    preset: Preset = DEFAULT,
+    preset: Preset | None = None,
 ) -> State:
     """Begin a stream with its first marked frame: the state for `step`.
 
@@ -145,6 +137,8 @@ def start(
     """
     _check_frame(frame, index, None)
     labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
+    preset = preset or preset_of(model.config)
+    model = at_stride(model, preset.stride)
     y, x = model.config.grid(model.config.seen(frame.shape[:2], preset.size))
     user = -(-y * x * masks // ROWS) * ROWS
     capacity = user + preset.adaptation.rows(y * x)
@@ -183,7 +177,10 @@ def step(
     state, out = state._replace(references=result.references), result.labels
     if labels is not None:
         labels = check_labels(labels, f"labels of frame {state.index}", state.size, objects=True)
-        state = _add(model, state, frame, labels, number, late=True)
+        # What the frame made of itself may be what the user corrects.
+        cells = int(np.prod(_grid(model, state)))
+        given = withdraw(state.references, state.index, cells, state.preset.adaptation)
+        state = _add(model, state._replace(references=given), frame, labels, number, late=True)
         out = jnp.where(labels > 0, labels, out)
     return state._replace(index=state.index + 1), out
 
@@ -193,7 +190,7 @@ def segment(
     frames: Iterable[np.ndarray | tuple[int, np.ndarray]],
     labels: np.ndarray | Mapping[int, np.ndarray],
     *,
-    preset: Preset = DEFAULT,
+    preset: Preset | None = None,
     skip: Collection[int] = (),
 ) -> Iterator[UInt8[np.ndarray, "h w"] | None]:
     """Label every frame of a stream: uint8 `[h, w]` each, in order, one frame behind the device.
@@ -204,6 +201,7 @@ def segment(
     skip: indices whose labels are not needed: None comes out.
     Raises what `frames` raises, after the labels of every frame before.
     """
+    preset = preset or preset_of(model.config)
     marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
     if not marks:
         raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
@@ -251,9 +249,15 @@ def _check_frame(frame: np.ndarray, index: int, size: tuple[int, int] | None) ->
         )
 
 
+def _grid(model: Model, state: State) -> tuple[int, int]:
+    config = at_stride(model, state.preset.stride).config
+    return config.grid(config.seen(state.size, state.preset.size))
+
+
 def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, number: int, *, late: bool) -> State:
     """The state with one more marked frame among its references."""
     references = with_ids(state.references, object_ids(labels))
+    model = at_stride(model, state.preset.stride)
     rows = reference_rows(
         model,
         frame,
@@ -264,6 +268,7 @@ def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, numb
         late=jnp.asarray(late),
         short_side=state.preset.size,
         hard=state.preset.hard,
+        flip=state.preset.flip,
     )
     begin, end = state.filled, state.filled + rows.valid.shape[0]
     room = references.valid.shape[0] - state.preset.adaptation.rows(rows.valid.shape[0])

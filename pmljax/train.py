@@ -58,6 +58,8 @@ class TrainConfig:
     """Drawn in the first frame, each label equally often: 256 of two."""
     temperature: float = 0.1
     """Of the soft loss."""
+    turns: bool = False
+    """Whether every frame of a clip has the anchors in turn, and the others are the pool; else the first alone has them."""
     # The optimiser
     optimiser: Literal["sgd", "adamw"] = "sgd"
     rate: float = 2.5e-4
@@ -159,7 +161,17 @@ def embedding_loss(
 
 
 def clip_loss(config: TrainConfig, key: PRNGKeyArray, embedding: Float[Array, "t q d"], labels: Array) -> TripletLoss:
-    """The loss of one clip from its embeddings and its cells' labels, uint8 `[t, q]`."""
+    """The loss of one clip from its embeddings and its cells' labels, uint8 `[t, q]`; the mean over the turns."""
+    if not config.turns:
+        return _one_turn(config, key, embedding, labels)
+    turns = [jnp.roll(jnp.arange(labels.shape[0]), -first) for first in range(labels.shape[0])]
+    keys = jax.random.split(key, len(turns))
+    each = [_one_turn(config, k, embedding[turn], labels[turn]) for k, turn in zip(keys, turns, strict=True)]
+    return jax.tree.map(lambda *x: jnp.stack(x).mean(0), *each)
+
+
+def _one_turn(config: TrainConfig, key: PRNGKeyArray, embedding: Float[Array, "t q d"], labels: Array) -> TripletLoss:
+    """Anchors in the first frame, the pool in the others."""
     pool, pool_labels = embedding[1:].reshape(-1, embedding.shape[-1]), labels[1:].reshape(-1).astype(jnp.int32)
     if config.loss == "soft":
         first = labels[0].astype(jnp.int32)

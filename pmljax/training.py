@@ -94,6 +94,8 @@ class Changes:
     """Compute activations again in the backward pass: less memory, a third more work."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the network's computation; parameters are float32."""
+    position: Literal["none", "yx", "yxt"] | None = None
+    """Of a cell, put beside the head's input: its place in the frame, and the frame's number."""
     norm: Literal["frozen", "synced"] | None = None
     """Batch normalisation: frozen, or trained with the statistics of all devices."""
     seed: int = 0
@@ -191,9 +193,12 @@ class Train:
 
         config = recipe(self.recipe)
         changed = {
-            k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None and k not in ("crop", "dtype")
+            k: v
+            for k, v in dataclasses.asdict(self.changes).items()
+            if v is not None and k not in ("crop", "dtype", "position")
         }
-        model = dataclasses.replace(config.model, dtype=self.changes.dtype)
+        position = self.changes.position or config.model.position
+        model = dataclasses.replace(config.model, dtype=self.changes.dtype, position=position)
         crop = (
             config.augment if self.changes.crop is None else dataclasses.replace(config.augment, crop=self.changes.crop)
         )

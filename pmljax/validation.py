@@ -13,12 +13,13 @@ from pmljax.data.overlay import ContactSheet, paint
 from pmljax.files import write_file
 from pmljax.labels import VOID, object_ids, read_labels
 from pmljax.model import Model
+from pmljax.presets import PRESETS, Preset
 from pmljax.results import first_mask
-from pmljax.segment import DEFAULT, Preset, segment
+from pmljax.segment import segment
 
 
 def on_davis(
-    root: str | Path, split: str, *, year: int | None = None, frames: int = 0, preset: Preset = DEFAULT
+    root: str | Path, split: str, *, year: int | None = None, frames: int = 0, preset: Preset = PRESETS["plain"]
 ) -> Callable[[Model, Path], dict[str, float]]:
     """A validation on a DAVIS split: (model, run) → {"J&F", "J", "F"}, means over objects.
 

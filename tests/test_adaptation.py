@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 import pmljax
-from pmljax.adaptation import Adaptation, adapt, search, withdraw
+from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw
 from pmljax.errors import InputError
 from pmljax.metrics import frame_scores
+from pmljax.presets import Preset
 from pmljax.references import References
 from pmljax.retrieval import Neighbours
-from pmljax.segment import DEFAULT, PAPER, segment, segment_frame, start, step
+from pmljax.segment import segment, segment_frame, start, step
 
 COLOR = pmljax.create("color")
 SIZE = (64, 96)
 
 
-def with_adaptation(preset=DEFAULT, **options):
+PLAIN = Preset()
+
+
+def with_adaptation(preset=PLAIN, **options):
     return dataclasses.replace(preset, adaptation=Adaptation(**options))
 
 
@@ -48,7 +52,7 @@ CHANGING = clip(
 )
 RULES = [
     pytest.param(with_adaptation(frames=5, window=3), id="all, near"),
-    pytest.param(with_adaptation(PAPER, frames=5, rule="unanimous"), id="paper"),
+    pytest.param(with_adaptation(Preset(majority=True), frames=5, rule="unanimous"), id="paper"),
 ]
 
 
@@ -116,7 +120,7 @@ def test_search_against_a_loop(rng):
     r = references(rng, user, y * x, frames)
     queries = jnp.array(rng.integers(-2, 3, (y, x, 3)).astype("f"))
     for radius in (window, None):
-        found = search(queries, r, Adaptation(frames=frames, window=radius), k=5, metric="l2")
+        found, away = search(queries, r, Adaptation(frames=frames, window=radius), k=5, metric="l2")
         for i, (row, column) in enumerate(np.ndindex(y, x)):
             distances = ((np.asarray(queries)[row, column] - np.asarray(r.embedding)) ** 2).sum(-1)
             distances[~np.asarray(r.valid)] = np.inf
@@ -124,11 +128,12 @@ def test_search_against_a_loop(rng):
                 a, b = (n % (y * x)) // x, n % x
                 if max(abs(a - row), abs(b - column)) > radius:
                     distances[128 + n] = np.inf
+            assert away[i] == distances[:user].min()
             best = np.argsort(distances, kind="stable")[:5]
             assert np.array_equal(found.rows[i], best) and np.array_equal(found.distances[i], distances[best])
 
 
-def test_the_unanimous_join_with_their_label_and_within_the_bound(rng):
+def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
     y, x, k = 4, 6, 3
     r = references(rng, 50, y * x, 2)
     rows = rng.integers(0, 50, (y * x, k))
@@ -136,14 +141,19 @@ def test_the_unanimous_join_with_their_label_and_within_the_bound(rng):
     distances[3, 2] = np.inf  # fewer neighbours than k: not all agree
     rows[3, 2] = -1
     found = Neighbours(jnp.array(distances), jnp.array(rows.astype("i")))
-    rule = Adaptation(frames=2, rule="unanimous", bound=0.4)
+    away = rng.random(y * x).astype("f")
+    votes = rng.integers(0, 2, (y, x))
+    votes[:, :3] = 0
+    rule = Adaptation(frames=2, rule="unanimous", bound=0.4, drift=0.7, erosion=1)
     embedding = jnp.array(rng.normal(size=(y, x, 3)).astype("f"))
-    after = adapt(r, embedding, found, jnp.zeros((y * x, 2)), jnp.int32(9), rule)
+    after = adapt(r, embedding, Found(found, jnp.array(away)), jnp.eye(2)[votes.ravel()], jnp.int32(9), rule)
     at = 128 + y * x * int(np.argmin(np.asarray(r.place)[128 :: y * x][:2, 0]))
     labels = np.asarray(r.share).argmax(-1)
     for q in range(y * x):
         its = [labels[n] for n in rows[q] if n >= 0]
-        joins = len(its) == k and len(set(its)) == 1 and distances[q, 0] <= 0.4
+        around = votes[max(q // x - 1, 0) : q // x + 2, max(q % x - 1, 0) : q % x + 2]
+        joins = len(its) == k and len(set(its)) == 1 and distances[q, 0] <= 0.4 and away[q] <= 0.7
+        joins &= len(np.unique(around)) == 1
         assert bool(after.valid[at + q]) == joins
         if joins:
             assert after.share[at + q].argmax() == its[0] and list(after.place[at + q]) == [9, q // x, q % x]
@@ -152,6 +162,32 @@ def test_the_unanimous_join_with_their_label_and_within_the_bound(rng):
         np.array_equal(a[other], b[other])
         for a, b in zip(map(np.asarray, r[:4]), map(np.asarray, after[:4]), strict=True)
     )
+
+
+def test_every_third_frame_joins(rng):
+    frames = rng.integers(0, 255, (9, *SIZE, 3), dtype=np.uint8)
+    preset = with_adaptation(frames=2, every=3)
+    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), preset=preset)
+    cells = int(np.prod(COLOR.config.grid(SIZE)))
+    ring = slice(-preset.adaptation.rows(cells), None)
+    joined = []
+    for frame in frames[1:]:
+        state, _ = step(COLOR, state, frame)
+        joined.append(set(np.asarray(state.references.place)[ring][: 2 * cells : cells, 0]) - {-1})
+    assert joined == [set(), set(), {3}, {3}, {3}, {3, 6}, {3, 6}, {3, 6}]
+
+
+def test_a_late_mask_takes_back_what_its_frame_made_of_itself(rng):
+    frames = rng.integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
+    labels = np.zeros(SIZE, np.uint8)
+    labels[8:40, 8:40] = 1
+    preset = with_adaptation(frames=2, window=2)
+    state = start(COLOR, frames[0], labels, preset=preset, masks=2)
+    state, _ = step(COLOR, state, frames[1])
+    state, _ = step(COLOR, state, frames[2], 2 * labels)
+    ring = np.arange(len(state.references.valid)) >= state.filled
+    place, valid = np.asarray(state.references.place), np.asarray(state.references.valid)
+    assert valid[ring & (place[:, 0] == 1)].all() and not valid[ring & (place[:, 0] == 2)].any()
 
 
 def test_what_is_skipped_is_computed_for_the_frames_after_it():
@@ -175,8 +211,8 @@ def test_a_second_frame_compiles_nothing(rng):
 
 
 def test_bad_configurations_and_no_room_for_a_mask(rng):
-    for options in ({"frames": -1}, {"window": -2}, {"bound": 0.0}):
-        with pytest.raises(InputError, match="expected frames and window from 0 up"):
+    for options in ({"frames": -1}, {"window": -2}, {"bound": 0.0}, {"drift": -1.0}, {"every": 0}, {"erosion": -1}):
+        with pytest.raises(InputError, match="expected frames, window and erosion from 0 up"):
             Adaptation(**options)
     frame, labels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8), np.ones(SIZE, np.uint8)
     state = start(COLOR, frame, labels, preset=with_adaptation(frames=3))
@@ -189,7 +225,7 @@ def test_bad_configurations_and_no_room_for_a_mask(rng):
 
 def test_shapes_stay(rng):
     r = references(rng, 50, 24, 2)
-    found = Neighbours(jnp.zeros((24, 3)), jnp.zeros((24, 3), jnp.int32))
+    found = Found(Neighbours(jnp.zeros((24, 3)), jnp.zeros((24, 3), jnp.int32)), jnp.zeros(24))
     after = jax.eval_shape(
         lambda: adapt(r, jnp.zeros((4, 6, 3)), found, jnp.zeros((24, 2)), jnp.int32(1), Adaptation(frames=2))
     )

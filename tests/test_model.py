@@ -15,6 +15,7 @@ from pmljax.errors import InputError
 from pmljax.labels import area_matrix
 from pmljax.model import (
     abstract,
+    at_stride,
     create,
     embed,
     embed_stages,
@@ -193,3 +194,31 @@ def test_weights_that_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="no readable weights"):
         pmljax.load(path)
+
+
+def test_flip_is_the_mean_with_the_mirrored_frame(rng):
+    """Where a cell is centred on the last column, mirroring a frame mirrors its cells; elsewhere its edge goes on to one."""
+    model = create(ModelConfig("m", 10, 8, taps=(2, 4), head=((1, 8),)))
+    frame = rng.integers(0, 255, (1, 39, 49, 3), dtype=np.uint8)
+    number = np.zeros(1, "f")
+    plain, mirrored = (np.asarray(embed(model, f, number)) for f in (frame, frame[:, :, ::-1]))
+    mean = (plain + mirrored[:, :, ::-1]) / 2
+    expected = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    np.testing.assert_allclose(embed(model, frame, number, flip=True), expected, atol=1e-5)
+    wide = rng.integers(0, 255, (1, 39, 51, 3), dtype=np.uint8)
+    for cut in (wide[:, :, :47], wide):  # the last cell is centred on 48 in both: filled up to it, or cut
+        filled = np.pad(cut, ((0, 0), (0, 0), (0, max(49 - cut.shape[2], 0)), (0, 0)), "edge")[:, :, :49]
+        other = np.asarray(embed(model, filled[:, :, ::-1], number))[:, :, ::-1]
+        mean = (np.asarray(embed(model, cut, number)) + other) / 2
+        expected = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+        np.testing.assert_allclose(embed(model, cut, number, flip=True), expected, atol=1e-5)
+    with pytest.raises(InputError, match="flip with color: expected a network without position"):
+        embed(create("color"), frame, number, flip=True)
+
+
+def test_a_finer_stride_has_more_cells_and_no_coarser_one():
+    small = at_stride(create("small"), 4)
+    assert (small.config.stride, small.config.trained_stride) == (4, 8)
+    assert at_stride(small, 4) is small and small.config.grid((480, 854)) == (121, 214)
+    with pytest.raises(InputError, match="stride 8: expected at most 4"):
+        at_stride(small, 8)

@@ -17,8 +17,9 @@ from pmljax.config import NAMED
 from pmljax.data.synthetic import clip as made_clip
 from pmljax.loss import soft_triplet_loss, triplet_loss
 from pmljax.model import Model, embed_stages
+from pmljax.presets import Preset
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors
-from pmljax.segment import Preset, segment
+from pmljax.segment import segment
 from pmljax.train import TrainConfig, create_state, embedding_loss, train_step
 from pmljax.weights.bundled import shapes_of
 

@@ -75,11 +75,25 @@ def test_every_size_mod_8_gives_its_grid(geometry, stride):
 
 
 def test_stage_plans():
-    # (stride of the first block, its dilation, the dilation of the others), METHOD §3.1 and §3.2.
-    assert stage_plan("deeplab", 8) == [(1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 4, 4)]
-    assert stage_plan("torchvision", 8) == [(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)]
-    assert stage_plan("deeplab", 16) == [(1, 1, 1), (2, 1, 1), (2, 1, 1), (1, 2, 2)]
-    assert stage_plan("torchvision", 4) == [(1, 1, 1), (1, 1, 2), (1, 2, 4), (1, 4, 8)]
+    # (stride of the first block, its dilation twice, the dilation of the others), METHOD §3.1 and §3.2.
+    assert stage_plan("deeplab", 8) == [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 2), (1, 4, 4, 4)]
+    assert stage_plan("torchvision", 8) == [(1, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1, 2), (1, 2, 2, 4)]
+    assert stage_plan("deeplab", 16) == [(1, 1, 1, 1), (2, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 2)]
+    assert stage_plan("torchvision", 4) == [(1, 1, 1, 1), (1, 1, 1, 2), (1, 2, 2, 4), (1, 4, 4, 8)]
+    # Weights of stride 8 at stride 4: all that lies behind the stride left out is twice as wide.
+    assert stage_plan("deeplab", 4, 8) == [(1, 1, 1, 1), (1, 1, 2, 2), (1, 4, 4, 4), (1, 8, 8, 8)]
+
+
+@pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
+@pytest.mark.parametrize("depth", [10, 50])
+def test_a_finer_grid_computes_the_same_where_both_have_a_cell(geometry, depth, rng):
+    coarse, fine = (ResNet(depth, 8, geometry, stride, trained=trained) for stride, trained in ((8, None), (4, 8)))
+    variables = random(jax.eval_shape(coarse.init, jax.random.key(0), jnp.zeros((1, 39, 47, 3))), rng)
+    image = jnp.asarray(rng.normal(size=(1, 39, 47, 3)), jnp.float32)
+    for name in ("stage2", "stage4"):
+        a, b = (np.asarray(jax.jit(net.apply)(variables, image)[name]) for net in (coarse, fine))
+        assert b.shape[1] == grid_size(39, geometry, 4)
+        np.testing.assert_allclose(b[:, ::2, ::2], a, atol=1e-5 * np.abs(a).max())
 
 
 @pytest.mark.parametrize("size", [7, 8, 9, 10])
@@ -129,7 +143,7 @@ def test_every_stage_against_plain_numpy(geometry, depth, rng):
     p, s = (jax.tree.map(np.float64, variables[k]) for k in ("params", "batch_stats"))
     x = np.maximum(norm(conv(image, p["stem"]["conv1"]["kernel"], 2), p["stem"]["norm1"], s["stem"]["norm1"]), 0)
     x = np.array(max_pool(jnp.array(x, jnp.float32)[None], geometry == "deeplab")[0], np.float64)
-    for i, (stride, first, rest) in enumerate(stage_plan(geometry, 8)):
+    for i, (stride, first, _, rest) in enumerate(stage_plan(geometry, 8)):
         name = f"stage{i + 1}"
         for b, weights in enumerate(p[name].values(), 1):
             stats = s[name][f"block{b}"]

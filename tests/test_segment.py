@@ -16,8 +16,9 @@ from pmljax.errors import InputError
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
 from pmljax.model import create, embed
 from pmljax.preprocess import apply_axes
+from pmljax.presets import Preset
 from pmljax.references import reference_rows
-from pmljax.segment import DEFAULT, PAPER, Preset, grow, segment, segment_frame, start, step
+from pmljax.segment import grow, segment, segment_frame, start, step
 
 COLOR = create("color")
 
@@ -148,7 +149,9 @@ def test_equal_shares_take_the_lowest_id():
     ).all()
 
 
-@pytest.mark.parametrize("preset", [DEFAULT, PAPER, Preset(k=1, hard=False), Preset(k=7, metric="cosine")])
+@pytest.mark.parametrize(
+    "preset", [Preset(), Preset(majority=True), Preset(k=1, hard=False), Preset(k=7, metric="cosine")]
+)
 def test_a_frame_step_by_step(preset, rng):
     """The compiled call against its parts in NumPy: all-pairs distances, a sort, a count."""
     labels, first = blobs(rng, 39, 47, void=False)
@@ -403,7 +406,7 @@ def test_the_solver_moves_labels_to_the_edges_of_the_image(rng):
         np.uint8
     )
     frame += rng.integers(0, 4, frame.shape).astype(np.uint8)
-    without = dataclasses.replace(DEFAULT, hard=False)
+    without = Preset(hard=False)
     wrong = {}
     for preset in (without, dataclasses.replace(without, solver=BilateralConfig())):
         state = start(COLOR, frame, labels, preset=preset)

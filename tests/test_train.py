@@ -18,6 +18,7 @@ from pmljax.sampling import Augment, Clip
 from pmljax.train import (
     AXIS,
     TrainConfig,
+    clip_loss,
     create_state,
     evaluated,
     learning_rate,
@@ -356,3 +357,14 @@ def test_two_processes_equal_one(tmp_path, on_one_device):
         got = np.load(tmp_path / f"{i}.npz")
         leaves, shape = jax.tree.flatten(on_one_device)
         assert_same(jax.tree.unflatten(shape, [got[f"arr_{k}"] for k in range(len(leaves))]), on_one_device, 1e-5)
+
+
+def test_every_frame_has_the_anchors_in_turn(rng):
+    embedding = jnp.asarray(rng.normal(size=(3, 12, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, (3, 12)), jnp.uint8)
+    config = dataclasses.replace(SMALL, loss="soft", turns=True)
+    once = dataclasses.replace(config, turns=False)
+    orders = [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+    each = [clip_loss(once, jax.random.key(0), embedding[np.array(o)], labels[np.array(o)]).loss for o in orders]
+    found = clip_loss(config, jax.random.key(0), embedding, labels)
+    assert np.isclose(found.loss, np.mean(each), rtol=1e-6) and len({float(x) for x in each}) == 3

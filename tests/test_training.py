@@ -13,6 +13,7 @@ from pmljax.labels import encode_labels
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
+from pmljax.weights import load
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = TrainConfig(
@@ -47,11 +48,12 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     run = tmp_path / "run"
     command = ["train", "--davis", str(root), "--recipe", "tiny", "--out", str(run), "--json"]
-    command += ["--validate", "dev", "--validate-every", "3", "--validate-frames", "2"]
+    command += ["--validate", "dev", "--validate-every", "3", "--validate-frames", "2", "--position", "yx"]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["data"] == "davis 2017 train (1) × 1" and 0 <= result["J&F"] <= 1 and np.isfinite(result["loss"])
     assert (run / "validation/made.jpg").is_file() and (run / "log.jsonl").is_file()
+    assert load(run).config.position == "yx"
     assert main(command) == 0  # nothing left to do
     assert json.loads(capsys.readouterr().out) == result
     assert main(["train", "--davis", str(root), "--recipe", "tiny", "--out", str(run), "--rate", "0.1"]) == 2

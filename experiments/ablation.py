@@ -1,0 +1,298 @@
+"""What each part of the inference is worth: one row a preset, J, F and seconds a frame, for any model and DAVIS root.
+
+    python -m experiments.ablation --davis DAVIS --split dev --model MODEL [--with-position MODEL] --out ablation
+
+The paper's four rows are position × adaptation; the position is an input of the network, so the two rows that have it need
+a second model, trained with it (`pmljax train --position yx`). Without one they are left out, which the table says.
+The rows beyond the paper change one thing each, from plain retrieval up and from the default preset.
+A frame is embedded once for all rows that embed it alike. Seconds are medians, compilation left out: the embedding's plus
+the labelling's. OUT/rows holds every finished (row, sequence): stopped, the same command goes on. OUT gets table.md,
+ablation.json, and a picture a row of the worst frame of each sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from pmljax import metrics
+from pmljax.bilateral import BilateralConfig
+from pmljax.data import davis
+from pmljax.data.overlay import ContactSheet, paint
+from pmljax.device import keep_memory
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.labels import VOID, object_ids, read_labels
+from pmljax.model import Model, at_stride, embed
+from pmljax.presets import PRESETS, Preset
+from pmljax.results import first_mask
+from pmljax.segment import label_embedding, start
+from pmljax.terminal import progress
+from pmljax.weights import load
+from pmljax.weights.bundled import fingerprint
+
+FORMAT = 1  # of the finished rows
+PAPER = {"–, –": (0.720, 0.736), "–, adaptation": (0.732, 0.750), "position, –": (0.743, 0.781)}
+PAPER["position, adaptation"] = (0.755, 0.793)  # METHOD §9: all 20 sequences, a COCO-trained ResNet-101
+
+plain, default, best, paper = (PRESETS[name] for name in ("plain", "default", "best", "paper"))
+nothing = type(default.adaptation)()
+
+
+def adapted(preset: Preset, **changes: Any) -> Preset:
+    """The preset with changes to its adaptation."""
+    return replace(preset, adaptation=replace(preset.adaptation, **changes))
+
+
+FOUR = {"–": replace(paper, adaptation=nothing), "adaptation": paper}
+BEYOND = {
+    "plain": plain,
+    "plain, majority": replace(plain, majority=True),
+    "plain, majority, adaptation (the paper's without its solver)": replace(paper, solver=None),
+    "plain, shares": replace(plain, hard=False),
+    "plain, shares, k 10, temperature": replace(default, adaptation=nothing),
+    "plain, solver": replace(plain, solver=BilateralConfig(smoothness=8.0)),
+    "default": default,
+    "default, last frame alone": adapted(default, frames=1),
+    "default, 3 frames": adapted(default, frames=3),
+    "default, 8 frames": adapted(default, frames=8),
+    "default, 5 of every second": adapted(default, every=2),
+    "default, window 3": adapted(default, window=3),
+    "default, window 4": adapted(default, window=4),
+    "default, window 9": adapted(default, window=9),
+    "default, no window": adapted(default, window=None),
+    "default, unanimous": adapted(default, rule="unanimous"),
+    "default, bound .2": adapted(default, bound=0.2),
+    "default, drift .6": adapted(default, drift=0.6),
+    "default, erosion 1": adapted(default, erosion=1),
+    "default, hard references": replace(default, hard=True),
+    "default, temperature .03": replace(default, temperature=0.03),
+    "default, temperature .15": replace(default, temperature=0.15),
+    "default, k 5": replace(default, k=5),
+    "default, k 20": replace(default, k=20),
+    "default, solver": replace(default, solver=BilateralConfig(smoothness=8.0)),
+    "default, flip": replace(default, flip=True),
+    "default, stride 4": adapted(replace(default, stride=4), window=2 * (default.adaptation.window or 0)),
+    "best": best,
+}
+
+
+class Row(NamedTuple):
+    name: str
+    model: Model
+    preset: Preset
+
+    @property
+    def embedding(self) -> tuple[str, int | None, bool, int | None]:
+        """What its embeddings depend on."""
+        return fingerprint(self.model), self.preset.stride, self.preset.flip, self.preset.size
+
+
+def rows_of(model: Model, positioned: Model | None, wanted: list[str]) -> list[Row]:
+    """The rows that there are models for; `wanted`: beginnings of names (all by default)."""
+    rows = [Row(f"–, {name}", model, preset) for name, preset in FOUR.items()]
+    if positioned:
+        rows += [Row(f"position, {name}", positioned, preset) for name, preset in FOUR.items()]
+    rows += [Row(name, model, preset) for name, preset in BEYOND.items()]
+    return [row for row in rows if not wanted or row.name in wanted]
+
+
+# One sequence
+
+
+class Video(NamedTuple):
+    """A sequence, decoded: frames, their numbers, names, the first frame's labels, and the truth of the frames that count."""
+
+    name: str
+    images: list[np.ndarray]
+    numbers: list[int]
+    names: list[str]
+    mask: np.ndarray
+    truth: dict[str, np.ndarray]
+
+
+def read(root: Path, name: str, year: int) -> Video:
+    sequence = davis.open_sequence(root, name)
+    frames = sequence.frames()
+    stamped = list(frames.stamped())
+    truth = {}
+    for frame, path in sequence.counted():
+        labels = read_labels(path)
+        labels = np.where(labels == VOID, 0, labels).astype(np.uint8)
+        truth[frame] = (labels > 0).astype(np.uint8) if year == 2016 else labels
+    mask = first_mask(sequence, frames, year)[0]
+    return Video(name, [f.image for f in stamped], [f.number for f in stamped], [f.name for f in stamped], mask, truth)
+
+
+def embed_video(row: Row, video: Video) -> tuple[list[jax.Array], float]:
+    """(every frame's embedding, median seconds of one)."""
+    model = at_stride(row.model, row.preset.stride)
+    one = jax.jit(lambda m, f, n: embed(m, f[None], n[None], row.preset.size, flip=row.preset.flip)[0])
+    out, seconds = [], []
+    for image, number in zip(video.images, video.numbers, strict=True):
+        begin = time.perf_counter()
+        out.append(jax.block_until_ready(one(model, image, np.float32(number))))
+        seconds.append(time.perf_counter() - begin)
+    return out, float(np.median(seconds[1:]))
+
+
+def label_video(row: Row, video: Video, embeddings: list[jax.Array]) -> Iterator[tuple[np.ndarray, float]]:
+    """(labels, seconds) of every frame after the first, from its embedding: what `segment` computes."""
+    config = at_stride(row.model, row.preset.stride).config
+    state = start(row.model, video.images[0], video.mask, number=video.numbers[0], preset=row.preset)
+    references = state.references
+    for i in range(1, len(video.images)):
+        begin = time.perf_counter()
+        result = label_embedding(config, references, embeddings[i], video.images[i], np.int32(i), preset=row.preset)
+        references = jax.block_until_ready(result).references
+        yield np.asarray(result.labels), time.perf_counter() - begin
+
+
+def score_video(
+    row: Row, video: Video, embeddings: list[jax.Array], embedding: float
+) -> tuple[dict[str, Any], np.ndarray]:
+    """(scores and seconds, the worst frame with its labels)."""
+    ids = object_ids(video.mask)
+    with ThreadPoolExecutor(1) as pool:
+        waiting, seconds, labels = {}, [], {}
+        for i, (found, took) in enumerate(label_video(row, video, embeddings), 1):
+            seconds.append(took)
+            if (name := video.names[i]) in video.truth:
+                waiting[i] = pool.submit(metrics.frame_scores, found, video.truth[name], ids)
+                labels[i] = found
+        scores = np.stack([w.result() for w in waiting.values()])  # [t, o, 2]
+    at = list(waiting)[int(scores.mean((1, 2)).argmin())]
+    result = {
+        "scores": {f"{video.name}_{k}": scores[:, i].tolist() for i, k in enumerate(ids)},
+        "embed": embedding,
+        "label": float(np.median(seconds[1:])),
+        "worst": video.names[at],
+    }
+    return result, paint(video.images[at], labels[at])
+
+
+# All rows
+
+
+def identity(row: Row, root: Path, video: str) -> dict[str, Any]:
+    files = sorted((root / "Annotations" / "480p" / video).glob("*.png"))
+    return {
+        "format": FORMAT,
+        "weights": fingerprint(row.model),
+        "preset": dataclasses.asdict(row.preset),
+        "annotations": hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest(),
+    }
+
+
+def finished(path: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    return record if record["identity"] == json.loads(json.dumps(expected)) else None
+
+
+def place(out: Path, row: Row, sequence: str) -> Path:
+    key = hashlib.sha256(row.name.encode()).hexdigest()[:8]
+    return out / "rows" / f"{key}-{sequence}.json"
+
+
+def run(out: Path, root: Path, names: list[str], year: int, rows: list[Row]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{row: {sequence: record}}, computing what is not there yet."""
+    records: dict[str, dict[str, dict[str, Any]]] = {row.name: {} for row in rows}
+    (out / "rows").mkdir(parents=True, exist_ok=True)
+    with progress("ablation", len(names) * len(rows)) as advance:
+        for name in names:
+            todo = []
+            for row in rows:
+                record = finished(place(out, row, name), identity(row, root, name))
+                if record:
+                    records[row.name][name] = record
+                    advance()
+                else:
+                    todo.append(row)
+            if not todo:
+                continue
+            video = read(root, name, year)
+            for kind in dict.fromkeys(row.embedding for row in todo):
+                group = [row for row in todo if row.embedding == kind]
+                embeddings, seconds = embed_video(group[0], video)
+                for row in group:
+                    record, picture = score_video(row, video, embeddings, seconds)
+                    record = {"identity": identity(row, root, name), "row": row.name, **record}
+                    path = place(out, row, name)
+                    Image.fromarray(picture).save(path.with_suffix(".png"))
+                    write_file(path, json.dumps(record).encode())
+                    records[row.name][name] = record
+                    advance()
+    return records
+
+
+def table(records: dict[str, dict[str, dict[str, Any]]], split: str) -> str:
+    """The rows as Markdown, in the order of the file: means over objects, then J / F of every sequence."""
+    names = list(next(iter(records.values())))
+    lines = [f"{split}: {', '.join(names)}", ""]
+    lines += ["| row | J | F | J&F | s a frame | " + " | ".join(names) + " | the paper's J, F |"]
+    lines += ["|---|" + "---|" * (len(names) + 5)]
+    for row, found in records.items():
+        objects = {k: np.array(v) for r in found.values() for k, v in r["scores"].items()}
+        total = metrics.table(objects)["Global"]
+        seconds = float(np.median([r["embed"] + r["label"] for r in found.values()]))
+        each = [np.mean([np.mean(v, 0) for v in found[n]["scores"].values()], 0) for n in names]
+        cells = [f"{j:.3f} / {f:.3f}" for j, f in each]
+        j, f, both = (total[c] for c in ("J-Mean", "F-Mean", "J&F-Mean"))
+        theirs = ", ".join(f"{x:.3f}" for x in PAPER[row]) if row in PAPER else ""
+        lines.append(f"| {row} | {j:.3f} | {f:.3f} | {both:.3f} | {seconds:.2f} | {' | '.join(cells)} | {theirs} |")
+    missing = [row for row in PAPER if row not in records]
+    if missing:
+        lines += ["", f"Not there, for want of a model or by choice: {'; '.join(missing)}"]
+    return "\n".join(lines) + "\n"
+
+
+def pictures(out: Path, rows: list[Row], names: list[str], records: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for i, row in enumerate(rows):
+        sheet = ContactSheet()
+        for name in names[:12]:
+            picture = np.asarray(Image.open(place(out, row, name).with_suffix(".png")))
+            sheet.add(f"{name} {records[row.name][name]['worst']}", picture)
+        write_file(out / f"worst-{i:02}.jpg", sheet.jpeg())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, required=True)
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--year", type=int)
+    parser.add_argument("--model", default="small", help="without position: any that `pmljax segment` takes")
+    parser.add_argument("--with-position", help="a model trained with position, for the paper's other two rows")
+    parser.add_argument("--rows", nargs="*", default=[], help="names of rows; all by default")
+    parser.add_argument("--sequences", nargs="*", default=[], help="of the split; all by default")
+    parser.add_argument("--out", type=Path, default=Path("ablation"))
+    args = parser.parse_args()
+    year, names = davis.find_split(args.davis, args.split, args.year)
+    names = [name for name in names if not args.sequences or name in args.sequences]
+    rows = rows_of(load(args.model), load(args.with_position) if args.with_position else None, args.rows)
+    if not rows or not names:
+        raise InputError(f"--rows {args.rows}, --sequences {args.sequences}: found nothing of that name to do")
+    records = run(args.out, args.davis, names, year, rows)
+    text = table(records, args.split)
+    write_file(args.out / "table.md", text.encode())
+    write_file(args.out / "ablation.json", json.dumps(records, indent=1).encode())
+    pictures(args.out, rows, names, records)
+    print(text)
+
+
+if __name__ == "__main__":
+    keep_memory()
+    main()

@@ -1,0 +1,59 @@
+"""How a frame is labelled once its pixels are embedded: the presets of inference.
+
+`plain`: retrieval from the user's pixels alone.  `default`, `best`: chosen on training sequences that no weights were fitted
+on (experiments/README.md, "Inference").  `paper`: the paper's (METHOD §1), with its adaptation and its solver.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pmljax.adaptation import Adaptation
+from pmljax.bilateral import BilateralConfig
+from pmljax.config import ModelConfig
+from pmljax.errors import InputError
+from pmljax.retrieval import Metric
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a frame is labelled once its pixels are embedded."""
+
+    k: int = 5
+    """Neighbours of each pixel."""
+    metric: Metric = "l2"
+    hard: bool = True
+    """Whether a reference carries its one largest label, instead of the share of each label in its cell."""
+    majority: bool = False
+    """Whether a grid cell takes the majority's label before growing, instead of the neighbours' mean shares."""
+    temperature: float | None = None
+    """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    """Whether pixels of frames already labelled join the references."""
+    solver: BilateralConfig | None = None
+    """Whether the fast bilateral solver moves the grown shares to the image's edges, and how. None: it does not."""
+    flip: bool = False
+    """Whether embeddings are the mean of those of the frame and of its mirror image."""
+    stride: int | None = None
+    """Pixels a cell, finer than the network's own grid. None: its own."""
+    size: int | None = 480
+    """A longer short side is scaled down to this inside the compiled call. None: full size."""
+
+
+PRESETS = {
+    "plain": Preset(),
+    "default": Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6)),
+    "best": Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6)),
+    "paper": Preset(majority=True, adaptation=Adaptation(frames=5, rule="unanimous"), solver=BilateralConfig()),
+}
+
+
+def preset_of(config: ModelConfig, name: str = "default") -> Preset:
+    """The preset of a name for a network; InputError if there is none.
+
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
+    fits = config.unit or name not in ("default", "best")
+    return PRESETS[name if fits else "plain"]
