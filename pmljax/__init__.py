@@ -11,6 +11,7 @@ from pmljax.weights import load
 from pmljax.retrieval import nearest, vote
 from pmljax.loss import triplet_loss
 from pmljax.references import References
+from pmljax.interact import Session
 from pmljax.presets import PRESETS, Preset
 from pmljax.segment import segment, segment_frame, start, step
 from pmljax.data.sources import open_frames as frames
@@ -22,6 +23,8 @@ __all__ = [
     "Model", "ModelConfig", "create", "embed", "load",
     # Retrieval and segmentation
     "PRESETS", "Preset", "References", "nearest", "segment", "segment_frame", "start", "step", "vote",
+    # Interaction
+    "Session",
     # Training
     "triplet_loss",
     # Files

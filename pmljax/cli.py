@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import sys
@@ -10,114 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from pmljax import metrics
-from pmljax.device import Device, keep_memory, use_device
+from pmljax.device import keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.porting import ExportTorch, ImportTorch
+from pmljax.segmenting import Computing, Embed, Segment
 from pmljax.terminal import fail, progress, show, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT
-
-
-@dataclass(frozen=True)
-class Computing:
-    """What computes, and how."""
-
-    model: str = DEFAULT
-    """color (no network), random:NAME (untrained), or the path of a .safetensors file, of a training run or of an import."""
-    device: Device = "auto"
-    """Where to compute; auto takes an accelerator if there is one."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network. Distances are float32 in any case."""
-    plain: bool = False
-    """Retrieval from the marked pixels alone, instead of the default (which also remembers the last frames)."""
-    best: bool = False
-    """The best measured inference at any speed, instead of the default."""
-    paper: bool = False
-    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
-    size: str = "480"
-    """Frames with a longer short side are scaled down to it inside; labels come back at full size. `full`: never."""
-    seed: int = 0
-    """Of the weights of random:NAME."""
-
-    def prepare(self):
-        """(model, preset) on the device asked for."""
-        from pmljax.presets import preset_of
-        from pmljax.weights import load
-
-        use_device(self.device)
-        if self.size != "full" and not (self.size.isdecimal() and int(self.size) >= 8):
-            raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
-        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name)]
-        if len(chosen) > 1:
-            raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
-        model = load(self.model, dtype=self.dtype, seed=self.seed)
-        preset = preset_of(model.config, *chosen)
-        return model, dataclasses.replace(preset, size=None if self.size == "full" else int(self.size))
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Segment a video: from the mask of its first frame to masks of all frames, an overlay and a contact sheet.
-
-    pmljax segment clip.mp4 --mask first.png --out out
-
-    Writes OUT/NNNNN.png (palette PNGs under the input's frame names, the first frame's included), OUT/overlay.mp4,
-    OUT/contact.jpg and OUT/run.json. A run that was stopped is continued by the same command.
-    """
-
-    input: Annotated[Positional[Path], arg(metavar="INPUT")]
-    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
-    mask: Annotated[list[Path], arg(metavar="MASK [MASK …]")]
-    """The first frame's mask: a PNG with ids 1…254 (0 background, 255 void) or 0/255. Or several, or a folder, each named
-    by its frame, for objects that appear late: in later masks 0 says nothing. INPUT stands before --mask."""
-    out: Path
-    """The folder to write to."""
-    computing: Annotated[Computing, arg(name="")] = Computing()
-    start: int = 0
-    """First frame, counted from 0."""
-    end: int | None = None
-    """Stop before this frame."""
-    every: int = 1
-    """Take every n-th frame."""
-    overlay: Literal["mp4", "gif", "none"] = "mp4"
-    """The form of the overlay video."""
-    overwrite: bool = False
-    """Start anew where OUT holds the results of other input or settings."""
-    json: bool = False
-    """Print the result as JSON."""
-
-    def run(self) -> None:
-        from pmljax.data.sources import open_frames
-        from pmljax.results import read_masks, segment_to
-
-        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
-        masks = read_masks(self.mask, frames)
-        model, preset = self.computing.prepare()
-        with progress(f"segment {self.input.name}", frames.count) as advance:
-            done = segment_to(
-                self.out,
-                model,
-                frames,
-                masks,
-                preset=preset,
-                overlay=self.overlay,
-                overwrite=self.overwrite,
-                inputs=self.mask,
-                advance=advance,
-            )
-        result = {"out": str(self.out), "model": self.computing.model, **done._asdict()}
-        how = f"{done.computed} computed in {done.seconds:.1f} s, model {self.computing.model}"
-        text = f"{done.frames} frames in {self.out} ({how})"
-        show(result if self.json else text)
 
 
 @dataclass(frozen=True)
@@ -298,6 +203,7 @@ def score(davis: Path, results: Path, names: Sequence[str], year: int):
 
 COMMANDS = {
     "segment": Segment,
+    "embed": Embed,
     "score": Score,
     "evaluate": Evaluate,
     "train": Train,

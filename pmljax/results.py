@@ -27,6 +27,8 @@ from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.video import VideoWriter
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.inputs import to_lines
+from pmljax.interact import Session
 from pmljax.labels import VOID, check_labels, encode_labels, read_labels
 from pmljax.model import Model
 from pmljax.presets import Preset
@@ -96,8 +98,49 @@ def segment_to(
     Nothing is written before the first frame is done. Raises InputError for bad input, for a folder that holds something
     else, and for one begun with other input or settings unless `overwrite`.
     """
+    given = {str(i): hashlib.sha256(m.tobytes()).hexdigest() for i, m in sorted(masks.items())}
+    identity = _identity(model, frames) | {"masks": given, "preset": dataclasses.asdict(preset)}
+
+    def labels(images: Iterator[tuple[int, np.ndarray]], skip: set[int]) -> Iterator[np.ndarray | None]:
+        return segment(model, images, masks, preset=preset, skip=skip)
+
+    return _write(out, frames, identity, labels, overlay, contact, overwrite, inputs, advance)
+
+
+def session_to(
+    out: Path,
+    model: Model,
+    frames: Frames,
+    session: Session,
+    *,
+    overlay: Overlay = "mp4",
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+    advance: Callable[[], object] = lambda: None,
+) -> Summary:
+    """As `segment_to`: the labels that the inputs of a session of these frames give."""
+    said = hashlib.sha256(to_lines(session.edits).encode()).hexdigest()
+    identity = _identity(model, frames) | {"inputs": said, "k": session.k, "seen": list(session.grid.seen)}
+
+    def labels(images: Iterator[tuple[int, np.ndarray]], skip: set[int]) -> Iterator[np.ndarray | None]:
+        return (None if i in skip else session.labels(i) for i, _ in enumerate(images))
+
+    return _write(out, frames, identity, labels, overlay, True, overwrite, inputs, advance)
+
+
+def _write(
+    out: Path,
+    frames: Frames,
+    identity: dict[str, object],
+    labels_of: Callable[[Iterator[tuple[int, np.ndarray]], set[int]], Iterator[np.ndarray | None]],
+    overlay: Overlay,
+    contact: bool,
+    overwrite: bool,
+    inputs: Iterable[Path],
+    advance: Callable[[], object],
+) -> Summary:
+    """labels_of: (the stream of (number, image), indices that need not be computed) → labels of every frame, or None."""
     begin = time.monotonic()
-    identity = _identity(model, frames, masks, preset)
     record = _inspect(out, identity, [frames.path, *inputs], overwrite)
     done = {p.stem for p in out.glob("*.png") if frames.position(p.stem) is not None} if record else set()
     pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
@@ -113,7 +156,7 @@ def segment_to(
 
     skip = {index for name in done if (index := frames.position(name)) is not None}
     sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
-    results = segment(model, images(), masks, preset=preset, skip=skip)
+    results = labels_of(images(), skip)
     with ExitStack() as stack:
         video = None
         for labels in results:
@@ -141,16 +184,14 @@ def segment_to(
     return Summary(count, computed, time.monotonic() - begin)
 
 
-def _identity(model: Model, frames: Frames, masks: Mapping[int, np.ndarray], preset: Preset) -> dict[str, object]:
+def _identity(model: Model, frames: Frames) -> dict[str, object]:
     """What the labels depend on, as JSON."""
     return {
         "format": FORMAT,
         "version": version("pmljax"),
         "input": frames.digest(),
-        "masks": {str(i): hashlib.sha256(m.tobytes()).hexdigest() for i, m in sorted(masks.items())},
         "model": model.config.name,
         "weights": fingerprint(model),
-        "preset": dataclasses.asdict(preset),
     }
 
 

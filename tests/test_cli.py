@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pmljax
 from pmljax import cli, results
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
@@ -321,6 +322,64 @@ def root(made, tmp_path):
         (root / f"ImageSets/{year}").mkdir(parents=True)
         (root / f"ImageSets/{year}/val.txt").write_text("two\none\n")
     return root
+
+
+CLICKS = [
+    {"op": "click", "frame": 0, "y": 4, "x": 4, "label": 0},
+    {"op": "scribble", "frame": 0, "points": [[90, 3], [90, 140]], "width": 3, "label": 0},
+    {"op": "click", "frame": 2, "y": 40, "x": 60, "label": 3},
+]
+
+
+def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "cache"))
+    status, out, _ = run("embed", made.folder, "--json", capsys=capsys)
+    first = json.loads(out)
+    assert status == 0 and first["frames"] == 8 and not first["there already"]
+    assert json.loads(run("embed", made.folder, "--json", capsys=capsys)[1])["there already"]
+    clicks, scribbles = tmp_path / "c.jsonl", tmp_path / "s.json"
+    clicks.write_text("\n".join(json.dumps(c) for c in CLICKS))
+    done = run(
+        "segment", made.folder, "--clicks", clicks, "--out", tmp_path / "out", "--overlay", "none", capsys=capsys
+    )
+    assert done[0] == 0, done
+    session = pmljax.Session(pmljax.load("color"), pmljax.frames(made.folder), cache=tmp_path / "cache")
+    assert session.reused
+    session.load(clicks)
+    found = labels_of(tmp_path / "out")
+    assert np.array_equal(found, list(session.all_labels())) and set(np.unique(found)) == {0, 3}
+    again = run(
+        "segment",
+        made.folder,
+        "--clicks",
+        clicks,
+        "--out",
+        tmp_path / "out",
+        "--overlay",
+        "none",
+        "--json",
+        capsys=capsys,
+    )
+    assert json.loads(again[1])["computed"] == 0
+    path = [[0.1, 0.1], [0.9, 0.1]]
+    scribbles.write_text(
+        json.dumps({"scribbles": [[{"path": path, "object_id": 0}, {"path": [[0.5, 0.5]], "object_id": 2}]]})
+    )
+    given = ["segment", made.folder, "--scribbles", scribbles, "--out"]
+    assert "begun with another inputs" in run(*given, tmp_path / "out", capsys=capsys)[2]
+    assert run(*given, tmp_path / "other", "--neighbours", "2", capsys=capsys)[0] == 0
+    assert set(np.unique(labels_of(tmp_path / "other"))) <= {0, 2}
+    for more, words in (
+        ((), "found none; expected one of --mask, --clicks and --scribbles"),
+        (("--clicks", clicks, "--mask", made.mask), "found --mask and --clicks; expected one of"),
+        (("--clicks", clicks, "--best"), "--clicks or --scribbles, which are plain retrieval"),
+        (("--clicks", tmp_path / "none"), "none: cannot be read"),
+        (("--clicks", made.mask), "cannot be read"),
+        (("--mask", made.mask, "--best", "--plain"), "found --plain and --best; expected one of them at most"),
+    ):
+        status, _, err = run("segment", made.folder, *more, "--out", tmp_path / "no", capsys=capsys)
+        assert status == 2 and words in err and err.count("\n") == 1, err
+    assert not (tmp_path / "no").exists()
 
 
 def test_evaluate_then_score(root, tmp_path, capsys):

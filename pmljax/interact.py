@@ -1,0 +1,360 @@
+"""A video embedded once, and a user who clicks: the answer to an input is a search over embeddings that are already there.
+
+A `Session` holds the inputs, in the order in which they were made, and for every cell of every frame its k nearest marked
+cells. What a frame is labelled with depends on the marked cells alone, not on the order or the kind of the inputs: an input
+costs work in proportion to the cells that it marks or unmarks, and the result equals a search from scratch to the last bit
+(`embedded`). Frames are searched when they are asked for, CHUNK of them at once.
+Axes: `h w` image, `y x` grid, `n` cell of a chunk's frames, `k` neighbour, `m` marked cell, `o` label column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float16, Int32, UInt8
+
+from pmljax.embedded import CHUNK, Video, default_cache, embed_video
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.inputs import Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
+from pmljax.labels import grow_matrix, shrink_matrix
+from pmljax.model import Model
+from pmljax.references import both_axes, id_columns
+from pmljax.retrieval import Neighbours, nearest
+from pmljax.segment import grow
+
+ANEW = 4096  # cells that are searched anew at once
+FEW = 8  # marked cells that are compared one by one with every cell, without a matrix product
+EMPTY = 2**31 - 1  # the place of no neighbour: behind every other
+
+
+class Answer(NamedTuple):
+    """Of the cells of one chunk. distances: float32 `[n, k]`, nearest first, inf where there is none.  places: int32 `[n, k]`,
+    frame·c + cell of those neighbours, EMPTY where there is none.  marked: the places that were compared with, ascending."""
+
+    distances: jax.Array
+    places: jax.Array
+    marked: Int32[np.ndarray, "m"]
+
+
+class Session:
+    """Interactive segmentation of one video.
+
+    session = Session(pmljax.load("small"), pmljax.frames("clip.mp4"))
+    session.click(0, 120, 300, label=1)
+    session.scribble(0, [(20, 30), (25, 300)], label=0, width=9)
+    labels = session.labels(40)                           # uint8 [h, w]
+
+    k: neighbours that vote.  size: as in `Preset`.  cache: the folder in which embeddings are kept between sessions, by
+    default `default_cache()`; None: not at all.  memory: bytes of embeddings that are held; longer videos are read from
+    their file.  advance: called after each frame that is embedded.
+    Bad input raises InputError and changes nothing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        video: Video,
+        *,
+        k: int = 1,
+        size: int | None = 480,
+        cache: Path | str | None = "",
+        memory: int = 1 << 30,
+        advance: Callable[[], object] = lambda: None,
+    ):
+        if not 1 <= k <= 50:
+            raise InputError(f"k {k}: expected 1…50")
+        folder = default_cache() if cache == "" else Path(cache) if cache else None
+        self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
+        config, self.size, self.k = model.config, video.size, k
+        shrink = both_axes(config, self.size, size, partial(shrink_matrix, half_pixel=config.half_pixel))
+        growth = both_axes(
+            config, self.size, size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
+        )
+        self._grow = jax.jit(lambda shares, ids: grow(shares, ids, *growth))
+        self.grid = Grid(self.size, config.seen(self.size, size), self.embedded.grid, config.stride, shrink)
+        self.edits: list[Edit] = []
+        """The inputs that hold, in order."""
+        self.undone: list[Edit] = []
+        """Those taken back, the last first to come again."""
+        self._marks: dict[int, Marks] = {}
+        self._answers: dict[int, Answer] = {}
+        # What is marked: places (frame·c + cell) ascending, their labels, their embeddings.
+        self._marked, self._labels = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self._rows = np.zeros((0, self.embedded.dimensions), np.float16)
+
+    # Inputs
+
+    def click(self, frame: int, y: int, x: int, label: int) -> None:
+        """Pixel (y, x) of a frame has `label`: 0 background, 1…254 objects."""
+        self.apply(Edit("click", frame, label, ((y, x),)))
+
+    def scribble(self, frame: int, points: Sequence[tuple[int, int]], label: int, width: int = 1) -> None:
+        """The line through `points` (y, x), `width` pixels wide, has `label`."""
+        self.apply(Edit("scribble", frame, label, tuple((int(y), int(x)) for y, x in points), width))
+
+    def box(self, frame: int, top: int, left: int, bottom: int, right: int, label: int) -> None:
+        """All pixels of a rectangle, its corners included, have `label`."""
+        self.apply(Edit("box", frame, label, ((top, left), (bottom, right))))
+
+    def mask(self, frame: int, labels: np.ndarray) -> None:
+        """Every pixel has the label of `labels` `[h, w]`; where that is 255 nothing is said."""
+        self.apply(Edit("mask", frame, labels=labels))
+
+    def erase(self, frame: int, points: Sequence[tuple[int, int]], width: int = 1) -> None:
+        """Whatever was said about the pixels within the line is taken back."""
+        self.apply(Edit("erase", frame, 0, tuple((int(y), int(x)) for y, x in points), width))
+
+    def clear(self) -> None:
+        """All that was said is taken back, until `undo`."""
+        self.apply(Edit("clear"))
+
+    def undo(self) -> bool:
+        """Take the last input back; False if there is none."""
+        if not self.edits:
+            return False
+        self.undone.append(self.edits.pop())
+        self._changed(self.undone[-1], came=False)
+        return True
+
+    def redo(self) -> bool:
+        """Make the input last taken back once more; False if there is none, or another was made since."""
+        if not self.undone:
+            return False
+        self.edits.append(self.undone.pop())
+        self._changed(self.edits[-1], came=True)
+        return True
+
+    def apply(self, edit: Edit) -> None:
+        """Any input; of op "undo" or "redo" too."""
+        if edit.op in ("undo", "redo"):
+            (self.undo if edit.op == "undo" else self.redo)()
+            return
+        self.edits.append(checked(edit, self.embedded.count, self.size))
+        self.undone.clear()
+        self._changed(self.edits[-1], came=True)
+
+    def save(self, path: Path | str) -> None:
+        """Write the inputs that hold as JSON lines (`pmljax.inputs`), after a line that says which video they belong to."""
+        write_file(Path(path), (json.dumps(self._header()) + "\n" + to_lines(self.edits)).encode())
+
+    def load(self, path: Path | str) -> None:
+        """Make the inputs of a file those of the session. InputError where it was saved from another video."""
+        header, edits = read_edits(Path(path))
+        if header and header != self._header():
+            named = {k: header.get(k) for k in header if header.get(k) != self._header().get(k)}
+            raise InputError(
+                f"{path}: these inputs belong to another video ({json.dumps(named)}); expected the one that they were"
+                " saved from"
+            )
+        edits = [checked(e, self.embedded.count, self.size) if e.op not in ("undo", "redo") else e for e in edits]
+        self.edits, self.undone = [], []
+        self._changed(Edit("clear"), came=False)
+        for edit in edits:
+            self.apply(edit)
+
+    def _header(self) -> dict[str, object]:
+        return {"video": self.embedded.digest, "frames": self.embedded.count, "size": list(self.size)}
+
+    def _changed(self, edit: Edit, *, came: bool) -> None:
+        """Marks and marked cells after `edit` came or went."""
+        cleared = max((i + 1 for i, e in enumerate(self.edits) if e.op == "clear"), default=0)
+        holding = self.edits[cleared:]
+        if came and edit.op != "clear":  # on top of what is there
+            marks = self._marks.get(edit.frame) or no_marks(self.grid)
+            self._marks[edit.frame] = with_edit(marks, edit, self.grid)
+        else:
+            for frame in {e.frame for e in holding} | set(self._marks) if edit.op == "clear" else {edit.frame}:
+                mine = [e for e in holding if e.frame == frame]
+                self._marks.pop(frame, None)
+                for e in mine:
+                    self._marks[frame] = with_edit(self._marks.get(frame) or no_marks(self.grid), e, self.grid)
+        cells, before = self.embedded.cells, self._marked
+        found = [
+            (f * cells + c, m.cells[c]) for f, m in sorted(self._marks.items()) for c in [np.flatnonzero(m.cells >= 0)]
+        ]
+        self._marked = np.concatenate([np.zeros(0, np.int32), *(p for p, _ in found)]).astype(np.int32)
+        self._labels = np.concatenate([np.zeros(0, np.int32), *(x for _, x in found)]).astype(np.int32)
+        rows = np.zeros((len(self._marked), self.embedded.dimensions), np.float16)
+        known = np.isin(self._marked, before, assume_unique=True)
+        rows[known] = self._rows[np.isin(before, self._marked, assume_unique=True)]
+        rows[~known] = self.embedded.rows(self._marked[~known])
+        self._rows = rows
+
+    # Answers
+
+    def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
+        """Every pixel's label, 0 while nothing is marked; pixels that the user marked have the label that was given."""
+        shares, ids = self.votes(frame)
+        out = np.asarray(self._grow(shares, ids))
+        if frame in self._marks:
+            said = self._marks[frame].pixels
+            out = np.where(said >= 0, said, out).astype(np.uint8)
+        return out
+
+    def all_labels(self) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """`labels` of every frame, one after the other."""
+        return (self.labels(frame) for frame in range(self.embedded.count))
+
+    def votes(self, frame: int) -> tuple[Float[np.ndarray, "y x o"], UInt8[np.ndarray, "o"]]:
+        """(the share of each label among the neighbours of every cell, the labels); 255 for columns not in use."""
+        if not 0 <= frame < self.embedded.count:
+            raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
+        chunk, f = divmod(frame, CHUNK)
+        marked, columns, ids = self._padded()
+        shares = _votes(self._answer(chunk).places, marked, columns, labels=len(ids))
+        cells = self.embedded.cells
+        return np.asarray(shares)[f * cells : (f + 1) * cells].reshape(*self.embedded.grid, -1), ids
+
+    def grid_labels(self) -> UInt8[np.ndarray, "t y x"]:
+        """The label of every cell of every frame: the whole video's answer before it grows."""
+        marked, columns, ids = self._padded()
+        found = [_cell_labels(self._answer(i).places, marked, columns, ids) for i in range(self.embedded.chunks)]
+        cells = np.concatenate([np.asarray(x) for x in found])[: self.embedded.count * self.embedded.cells]
+        return cells.reshape(self.embedded.count, *self.embedded.grid)
+
+    def _padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(marked places, the column of each one's label, the columns' ids), filled up so that few sizes are compiled."""
+        ids = np.asarray(id_columns([0, *sorted({int(i) for i in self._labels} - {0})]))
+        size = _power(len(self._marked), 128)
+        marked, columns = np.full(size, EMPTY, np.int32), np.zeros(size, np.int32)
+        marked[: len(self._marked)] = self._marked
+        columns[: len(self._marked)] = np.searchsorted(ids, self._labels)
+        return marked, columns, ids
+
+    def _answer(self, i: int) -> Answer:
+        """The chunk's neighbours among what is marked now."""
+        before = self._answers.get(i)
+        if before is not None and before.marked is self._marked:
+            return before
+        old = before.marked if before else np.zeros(0, np.int32)
+        come = ~np.isin(self._marked, old, assume_unique=True)
+        gone = old[~np.isin(old, self._marked, assume_unique=True)]
+        if before is None or come.sum() + len(gone) >= len(self._marked):
+            before, come, gone = None, np.ones(len(self._marked), bool), gone[:0]
+        cells = CHUNK * self.embedded.cells
+        found = (before.distances, before.places) if before else _nothing(cells, self.k)
+        if come.any() or len(gone):
+            embeddings = self.embedded.chunk(i)
+            if come.any():
+                found = _add(embeddings, *found, *self._some(come))
+            if len(gone):
+                found = self._without(embeddings, found, gone)
+        self._answers[i] = Answer(found[0], found[1], self._marked)
+        return self._answers[i]
+
+    def _some(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(embeddings, places) of chosen marked cells, filled up."""
+        count = int(chosen.sum())
+        size = count if count == 1 else 8 if count <= FEW else _power(count, 128)
+        rows, places = np.zeros((size, self._rows.shape[1]), np.float16), np.full(size, EMPTY, np.int32)
+        rows[:count], places[:count] = self._rows[chosen], self._marked[chosen]
+        return rows, places
+
+    def _without(self, embeddings: jax.Array, found: tuple[jax.Array, jax.Array], gone: np.ndarray):
+        """The neighbours when marked cells have gone: the cells that had one of them are searched anew."""
+        away = np.full(_power(len(gone), 8), EMPTY, np.int32)
+        away[: len(gone)] = gone
+        lost = np.flatnonzero(np.asarray(_have(found[1], away)))
+        if not len(lost):
+            return found
+        rows = self._some(np.ones(len(self._marked), bool))
+        for begin in range(0, len(lost), ANEW):
+            cells = np.full(ANEW, lost[begin], np.int32)  # filled up with one cell again and again
+            cells[: len(lost) - begin] = lost[begin : begin + ANEW]
+            found = _search_anew(embeddings, *found, cells, *rows)
+        return found
+
+
+def _power(n: int, least: int) -> int:
+    return max(1 << max(n - 1, 0).bit_length(), least)
+
+
+def _nothing(cells: int, k: int) -> tuple[jax.Array, jax.Array]:
+    return jnp.full((cells, k), jnp.inf, jnp.float32), jnp.full((cells, k), EMPTY, jnp.int32)
+
+
+# The compiled calls
+
+
+@jax.jit
+def _add(
+    embeddings: Float16[Array, "n d"],
+    distances: Float[Array, "n k"],
+    places: Int32[Array, "n k"],
+    rows: Float16[Array, "m d"],
+    marked: Int32[Array, "m"],
+) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
+    """The k nearest of those there and of `rows`; of equal distances the lower place. EMPTY rows do not count."""
+    q, r = embeddings.astype(jnp.float32), rows.astype(jnp.float32)
+    if len(marked) <= FEW:
+        candidates = [
+            (jnp.sum((q - one[None]) ** 2, -1), jnp.full(len(q), at)) for one, at in zip(r, marked, strict=True)
+        ]
+        for candidate in candidates:
+            distances, places = _insert(distances, places, *candidate)
+        return distances, places
+    found: Neighbours = nearest(q, r, marked != EMPTY, k=distances.shape[1])
+    at = jnp.where(found.rows < 0, EMPTY, marked[jnp.maximum(found.rows, 0)])
+    columns = (jnp.moveaxis(found.distances, -1, 0), jnp.moveaxis(at, -1, 0))
+    return jax.lax.scan(lambda best, one: (_insert(*best, *one), None), (distances, places), columns)[0]
+
+
+def _insert(
+    distances: Float[Array, "n k"], places: Int32[Array, "n k"], distance: Float[Array, "n"], place: Int32[Array, "n"]
+):
+    """One candidate a cell put where it belongs; what it pushes out of the k is gone."""
+    distance, place = jnp.where(place == EMPTY, jnp.inf, distance)[:, None], place[:, None]
+    before = (distance < distances) | ((distance == distances) & (place < places))
+    after = jnp.pad(before, ((0, 0), (1, 0)))[:, :-1]  # of the neighbour before: then that one moves here
+
+    def moved(x: Array, new: Array) -> Array:
+        return jnp.where(after, jnp.roll(x, 1, -1), jnp.where(before, new, x))
+
+    return moved(distances, distance), moved(places, place)
+
+
+@jax.jit
+def _have(places: Int32[Array, "n k"], gone: Int32[Array, "m"]) -> Array:
+    """Whether one of a cell's neighbours is among `gone`, ascending."""
+    at = jnp.minimum(jnp.searchsorted(gone, places), len(gone) - 1)
+    return ((gone[at] == places) & (places != EMPTY)).any(-1)
+
+
+@jax.jit
+def _search_anew(
+    embeddings: Float16[Array, "n d"],
+    distances: Float[Array, "n k"],
+    places: Int32[Array, "n k"],
+    cells: Int32[Array, "c"],
+    rows: Float16[Array, "m d"],
+    marked: Int32[Array, "m"],
+) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
+    """The k nearest of `rows` for some cells, in place of what they had."""
+    found = _add(embeddings[cells], *_nothing(len(cells), distances.shape[1]), rows, marked)
+    return distances.at[cells].set(found[0]), places.at[cells].set(found[1])
+
+
+@partial(jax.jit, static_argnames="labels")
+def _votes(
+    places: Int32[Array, "n k"], marked: Int32[Array, "m"], columns: Int32[Array, "m"], *, labels: int
+) -> Float[Array, "n o"]:
+    """The mean over a cell's neighbours of their labels."""
+    there = places != EMPTY
+    of = columns[jnp.minimum(jnp.searchsorted(marked, places), len(marked) - 1)]
+    each = jnp.where(there[..., None], jax.nn.one_hot(of, labels, dtype=jnp.float32), 0)
+    return each.sum(1) / jnp.maximum(there.sum(-1, keepdims=True, dtype=jnp.float32), 1)
+
+
+@jax.jit
+def _cell_labels(
+    places: Int32[Array, "n k"], marked: Int32[Array, "m"], columns: Int32[Array, "m"], ids: UInt8[Array, "o"]
+) -> UInt8[Array, "n"]:
+    return ids[_votes(places, marked, columns, labels=len(ids)).argmax(-1)]

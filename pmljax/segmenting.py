@@ -1,0 +1,189 @@
+"""`pmljax segment` and `pmljax embed`, and what commands that compute have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from pmljax.device import Device, use_device
+from pmljax.errors import InputError
+from pmljax.terminal import progress, show
+from pmljax.weights.bundled import DEFAULT
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What computes, and how."""
+
+    model: str = DEFAULT
+    """color (no network), random:NAME (untrained), or the path of a .safetensors file, of a training run or of an import."""
+    device: Device = "auto"
+    """Where to compute; auto takes an accelerator if there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network. Distances are float32 in any case."""
+    plain: bool = False
+    """Retrieval from the marked pixels alone, instead of the default (which also remembers the last frames)."""
+    best: bool = False
+    """The best measured inference at any speed, instead of the default."""
+    paper: bool = False
+    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
+    size: str = "480"
+    """Frames with a longer short side are scaled down to it inside; labels come back at full size. `full`: never."""
+    seed: int = 0
+    """Of the weights of random:NAME."""
+
+    def prepare(self):
+        """(model, preset) on the device asked for."""
+        from pmljax.presets import preset_of
+        from pmljax.weights import load
+
+        use_device(self.device)
+        if self.size != "full" and not (self.size.isdecimal() and int(self.size) >= 8):
+            raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
+        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
+        model = load(self.model, dtype=self.dtype, seed=self.seed)
+        preset = preset_of(model.config, *chosen)
+        return model, dataclasses.replace(preset, size=None if self.size == "full" else int(self.size))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Segment a video: from the mask of its first frame to masks of all frames, an overlay and a contact sheet.
+
+    pmljax segment clip.mp4 --mask first.png --out out
+
+    Writes OUT/NNNNN.png (palette PNGs under the input's frame names, the first frame's included), OUT/overlay.mp4,
+    OUT/contact.jpg and OUT/run.json. A run that was stopped is continued by the same command.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    out: Path
+    """The folder to write to."""
+    mask: Annotated[list[Path], arg(metavar="MASK [MASK …]")] = field(default_factory=list)
+    """The first frame's mask: a PNG with ids 1…254 (0 background, 255 void) or 0/255. Or several, or a folder, each named
+    by its frame, for objects that appear late: in later masks 0 says nothing. INPUT stands before --mask."""
+    clicks: Path | None = None
+    """Instead of a mask: a file of inputs, JSON lines such as {"op": "click", "frame": 0, "y": 10, "x": 20, "label": 1};
+    label 0 marks the background. Scribbles, boxes and masks too (pmljax/inputs.py), and what `Session.save` wrote."""
+    scribbles: Path | None = None
+    """Instead of a mask: a scribble file of the DAVIS interactive challenge."""
+    neighbours: int = 1
+    """With --clicks or --scribbles: how many of the nearest marked pixels vote."""
+    computing: Annotated[Computing, arg(name="")] = Computing()
+    start: int = 0
+    """First frame, counted from 0."""
+    end: int | None = None
+    """Stop before this frame."""
+    every: int = 1
+    """Take every n-th frame."""
+    overlay: Literal["mp4", "gif", "none"] = "mp4"
+    """The form of the overlay video."""
+    overwrite: bool = False
+    """Start anew where OUT holds the results of other input or settings."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        from pmljax.data.sources import open_frames
+        from pmljax.results import read_masks, segment_to
+
+        ways = [n for n in ("mask", "clicks", "scribbles") if getattr(self, n)]
+        if len(ways) != 1:
+            found = " and ".join(f"--{n}" for n in ways) or "none"
+            raise InputError(f"found {found}; expected one of --mask, --clicks and --scribbles")
+        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
+        if not self.mask:
+            return self.from_inputs(frames)
+        masks = read_masks(self.mask, frames)
+        model, preset = self.computing.prepare()
+        with progress(f"segment {self.input.name}", frames.count) as advance:
+            done = segment_to(
+                self.out,
+                model,
+                frames,
+                masks,
+                preset=preset,
+                overlay=self.overlay,
+                overwrite=self.overwrite,
+                inputs=self.mask,
+                advance=advance,
+            )
+        self.told(done)
+
+    def from_inputs(self, frames: Any) -> None:
+        from pmljax.inputs import davis_scribbles
+        from pmljax.interact import Session
+        from pmljax.results import session_to
+
+        if self.computing.best or self.computing.paper:
+            raise InputError(
+                "--best, --paper: found with --clicks or --scribbles, which are plain retrieval; leave it out"
+            )
+        given = self.clicks or self.scribbles
+        edits = davis_scribbles(self.scribbles, frames.size) if self.scribbles else []
+        model, preset = self.computing.prepare()
+        with progress(f"embed {self.input.name}", frames.count) as advance:
+            session = Session(model, frames, k=self.neighbours, size=preset.size, advance=advance)
+        if self.clicks:
+            session.load(self.clicks)
+        for edit in edits:
+            session.apply(edit)
+        if not session.edits:
+            raise InputError(f"{given}: found no input; expected one at least")
+        with progress(f"segment {self.input.name}", frames.count) as advance:
+            options: Any = {"overlay": self.overlay, "overwrite": self.overwrite, "inputs": [given], "advance": advance}
+            done = session_to(self.out, model, frames, session, **options)
+        self.told(done)
+
+    def told(self, done: Any) -> None:
+        result = {"out": str(self.out), "model": self.computing.model, **done._asdict()}
+        how = f"{done.computed} computed in {done.seconds:.1f} s, model {self.computing.model}"
+        text = f"{done.frames} frames in {self.out} ({how})"
+        show(result if self.json else text)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Embed a video once, so that clicks and scribbles on it are answered at once.
+
+    pmljax embed clip.mp4
+
+    Fills the cache ($PMLJAX_CACHE, else $XDG_CACHE_HOME/pmljax, else ~/.cache/pmljax), which `pmljax segment --clicks` and
+    `Session` find again as long as video, model and size are the same.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    computing: Annotated[Computing, arg(name="")] = Computing()
+    start: int = 0
+    """First frame, counted from 0."""
+    end: int | None = None
+    """Stop before this frame."""
+    every: int = 1
+    """Take every n-th frame."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> None:
+        from pmljax.data.sources import open_frames
+        from pmljax.embedded import default_cache, embed_video
+
+        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
+        model, preset = self.computing.prepare()
+        begin = time.monotonic()
+        with progress(f"embed {self.input.name}", frames.count) as advance:
+            found, there = embed_video(model, frames, size=preset.size, cache=default_cache(), advance=advance)
+        seconds = time.monotonic() - begin
+        result = {"frames": found.count, "file": str(found.path), "there already": there, "seconds": seconds}
+        how = "there already" if there else f"in {seconds:.1f} s"
+        show(result if self.json else f"{found.count} frames embedded, {how}: {found.path}")

@@ -1,0 +1,358 @@
+"""Sessions: any sequence of inputs against a search from scratch in NumPy; what a cache may and may not do; what is refused."""
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pmljax
+from pmljax import embedded
+from pmljax.config import ModelConfig
+from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
+from pmljax.errors import InputError
+from pmljax.inputs import Edit, davis_scribbles, from_json, no_marks, read_edits, region, with_edit
+from pmljax.interact import Session
+from pmljax.labels import encode_labels
+from pmljax.model import create
+from pmljax.presets import Preset
+from pmljax.segment import segment
+
+COLOR = create("color")
+NET = create(ModelConfig("net", 10, 8, norm="group", taps=(2, 4), head=((1, 8),)))
+SIZE = (41, 55)
+
+
+class Video:
+    """Frames in memory. Few colours, so that equal distances abound."""
+
+    def __init__(self, count=CHUNK + 3, seed=0, size=SIZE):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 3, (count, size[0] // 8 + 1, size[1] // 8 + 1, 3)) * 90
+        self.images = coarse.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]].astype(np.uint8)
+        self.size, self.decoded = size, 0
+
+    def stamped(self):
+        for i, image in enumerate(self.images):
+            self.decoded += 1
+            yield SimpleNamespace(image=image, number=i)
+
+    def digest(self):
+        import hashlib
+
+        return hashlib.sha256(self.images.tobytes()).hexdigest()
+
+
+VIDEO = Video()
+
+
+def by_hand(session, frame):
+    """(labels of the cells of `frame`, their k places) from nothing but the inputs that hold and the stored numbers."""
+    marks, cells = {}, session.embedded.cells
+    for edit in session.edits:
+        if edit.op == "clear":
+            marks = {}
+        else:
+            before = marks.get(edit.frame, no_marks(session.grid))
+            marks[edit.frame] = with_edit(before, edit, session.grid)
+    places = [(f * cells + c, int(m.cells[c])) for f, m in sorted(marks.items()) for c in np.flatnonzero(m.cells >= 0)]
+    if not places:
+        return np.zeros(cells, int), np.zeros((cells, 0), int)
+    every = np.concatenate([np.asarray(session.embedded.chunk(i)) for i in range(session.embedded.chunks)]).astype(int)
+    at, labels = (np.array(x) for x in zip(*places, strict=True))
+    q = every[frame * cells : (frame + 1) * cells]
+    distances = ((q[:, None] - every[at][None]) ** 2).sum(-1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, : session.k]  # `at` ascends: the lower place of equal ones
+    ids = np.unique([0, *labels])
+    votes = (labels[order][..., None] == ids).sum(1)
+    return ids[votes.argmax(-1)], at[order]
+
+
+def check(session, frames):
+    for frame in frames:
+        labels, places = by_hand(session, frame)
+        chunk, f = divmod(frame, CHUNK)
+        shares, ids = session.votes(frame)
+        assert np.array_equal(ids[shares.argmax(-1)].ravel(), labels)
+        found = np.asarray(session._answer(chunk).places)[f * len(labels) : (f + 1) * len(labels)]
+        assert np.array_equal(found[:, : places.shape[1]], places)
+    assert np.array_equal(session.grid_labels()[frames[0]].ravel(), by_hand(session, frames[0])[0])
+
+
+points = st.tuples(st.integers(0, SIZE[0] - 1), st.integers(0, SIZE[1] - 1))
+frame_numbers = st.integers(0, len(VIDEO.images) - 1)
+label = st.sampled_from([0, 1, 2, 7])
+line = st.lists(points, min_size=1, max_size=3).map(tuple)
+# (op, frame, label, points, width, seed of a mask): made into edits in the test, as checking types draws random numbers.
+described = st.one_of(
+    st.tuples(st.just("click"), frame_numbers, label, st.tuples(points)),
+    st.tuples(st.just("scribble"), frame_numbers, label, line, st.integers(1, 20)),
+    st.tuples(st.just("box"), frame_numbers, label, st.tuples(points, points)),
+    st.tuples(st.just("mask"), frame_numbers, st.integers(0, 1000)),
+    st.tuples(st.just("erase"), frame_numbers, st.just(0), line, st.integers(1, 30)),
+    st.tuples(st.sampled_from(["undo", "undo", "redo", "clear"])),
+)
+
+
+def made_edit(op, frame=0, *rest):
+    if op != "mask":
+        return Edit(op, frame, *rest)
+    cells = np.random.default_rng(rest[0]).choice([0, 1, 7, 255], (6, 7))
+    return Edit(op, frame, labels=cells.repeat(8, 0).repeat(8, 1)[:41, :55].astype(np.uint8))
+
+
+@pytest.fixture(scope="module", params=[(COLOR, 1), (NET, 1), (COLOR, 4)], ids=["color", "net", "k 4"])
+def session(request):
+    model, k = request.param
+    return Session(model, VIDEO, k=k, cache=None)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.tuples(described, st.booleans()), min_size=1, max_size=12), st.data())
+def test_any_sequence_of_inputs_equals_a_search_from_scratch(session, sequence, data):
+    session.edits, session.undone = [], []
+    session._changed(Edit("clear"), came=False)
+    for description, looked_at in sequence:
+        session.apply(made_edit(*description))
+        if looked_at:  # some frames are up to date before the next input, others are not
+            session.labels(data.draw(frame_numbers))
+    check(session, [data.draw(frame_numbers), 0])
+
+
+def test_distances_are_whole_numbers_that_float32_adds_without_rounding(rng):
+    e = rng.normal(size=(9, 11, 128)).astype("f")
+    kept = np.asarray(quantise(e / np.linalg.norm(e, axis=-1, keepdims=True), np.float32(LENGTH)))
+    assert np.array_equal(kept, np.round(kept)) and kept.dtype == np.float16
+    assert (2 * np.linalg.norm(kept.astype(float), axis=-1).max()) ** 2 < 2**24
+    long = np.asarray(quantise(100 * e, np.float32(LENGTH)))
+    assert (2 * np.linalg.norm(long.astype(float), axis=-1).max()) ** 2 < 2**24
+
+
+@pytest.mark.parametrize("model", [COLOR, NET], ids=["color", "net"])
+def test_a_mask_alone_is_plain_retrieval(model, made, tmp_path):
+    """But for the rounding of what is kept, and without a mask's void."""
+    frames = pmljax.frames(made.folder)
+    session = Session(model, frames, k=5, cache=tmp_path)
+    session.mask(0, made.truth[0])
+    expected = list(segment(model, list(made.frames), made.truth[0], preset=Preset()))
+    assert np.array_equal(session.labels(0), made.truth[0])
+    agree = [(session.labels(i) == expected[i]).mean() for i in range(1, len(expected))]
+    assert min(agree) > 0.995
+
+
+def test_inputs_keep_their_pixels(session):
+    session.edits, session.undone = [], []
+    session._changed(Edit("clear"), came=False)
+    assert not session.labels(3).any()
+    session.click(3, 10, 10, 7)
+    assert (session.labels(3) == 7).all() and (session.labels(10) == 7).all()  # nothing else is known
+    session.scribble(3, [(30, 5), (30, 50)], 0, width=3)
+    session.box(5, 0, 0, 7, 12, 2)
+    labels = session.labels(3)
+    assert labels[10, 10] == 7 and not labels[29:32, 5:51].any()
+    assert (session.labels(5)[:8, :13] == 2).all()
+    session.click(3, 10, 10, 0)
+    assert session.labels(3)[10, 10] == 0
+    assert session.undo() and session.labels(3)[10, 10] == 7
+    session.clear()
+    assert not session.labels(3).any() and session.undo() and session.labels(3)[10, 10] == 7
+    assert session.redo() and not session.labels(3).any() and not session.redo()
+    assert len(list(session.all_labels())) == len(VIDEO.images)
+
+
+def test_region_against_a_loop():
+    edit = Edit("scribble", 0, 1, ((5, 5), (5, 20), (30, 20)), 7)
+    found = region(edit, SIZE)
+    for y, x in np.ndindex(*SIZE):
+        nearest = min(
+            np.hypot(y - a, x - b) for a, b in [(5, b) for b in range(5, 21)] + [(a, 20) for a in range(5, 31)]
+        )
+        assert found[y, x] == (nearest <= 3)
+    assert region(Edit("click", 0, 1, ((40, 54),)), SIZE).sum() == 1
+
+
+def test_thin_objects_and_void_in_a_mask(session):
+    mask = np.full(SIZE, 255, np.uint8)
+    mask[:, :30] = 0
+    mask[10, 10] = 9  # fills no cell
+    marks = with_edit(no_marks(session.grid), Edit("mask", 0, labels=mask), session.grid)
+    assert (marks.cells == 9).sum() == 1 and (marks.pixels == -1).sum() == (mask == 255).sum()
+    assert (marks.cells.reshape(session.grid.cells)[:, 5:] == -1).all()  # more than half void
+
+
+# The cache
+
+
+def test_a_second_session_embeds_nothing(tmp_path):
+    first = Session(COLOR, VIDEO, cache=tmp_path)
+    decoded = VIDEO.decoded
+    second = Session(COLOR, VIDEO, cache=tmp_path, memory=0)  # read from the file, chunk by chunk
+    assert not first.reused and second.reused and VIDEO.decoded == decoded and second.embedded.held is None
+    for s in (first, second):
+        s.click(2, 20, 20, 1)
+        s.scribble(9, [(3, 3), (30, 40)], 0, 5)
+    assert np.array_equal(first.grid_labels(), second.grid_labels()) and second.grid_labels().any()
+    second.click(0, 0, 0, 1)  # two sessions on one cache do not meet
+    assert len(first.edits) == 2
+    # Anything that changes an embedding has a file of its own.
+    for model, video, size in ((NET, VIDEO, 480), (COLOR, Video(seed=1), 480), (COLOR, VIDEO, 24)):
+        assert not Session(model, video, size=size, cache=tmp_path).reused
+    assert len(list(tmp_path.glob("*.bin"))) == 4
+    whole = next(tmp_path.glob("*.bin"))
+    for path in tmp_path.glob("*.bin"):
+        path.write_bytes(path.read_bytes()[:-2])  # cut short: never read
+    assert not Session(COLOR, VIDEO, cache=tmp_path).reused
+    assert whole.parent == tmp_path
+
+
+def test_a_killed_embedding_leaves_nothing_that_is_read(tmp_path):
+    code = """
+        import os, signal, sys
+        sys.path.insert(0, "tests")
+        from pathlib import Path
+        from test_interact import COLOR, Video, embed_video
+        class Killed(Video):
+            def stamped(self):
+                for i, frame in enumerate(super().stamped()):
+                    if i == 5:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    yield frame
+        embed_video(COLOR, Killed(), cache=Path(sys.argv[1]))
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True)
+    assert ran.returncode == -9, ran.stderr
+    left = list(tmp_path.iterdir())
+    assert [p.suffix for p in left] == [".part"]
+    os.utime(left[0], (0, 0))
+    assert not embed_video(COLOR, Video(), cache=tmp_path)[1] and embed_video(COLOR, Video(), cache=tmp_path)[1]
+    assert not list(tmp_path.glob("*.part"))  # a day later it is swept away
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(embedded.os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); expected a place with room"):
+        Session(COLOR, VIDEO, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_cache_nothing_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(embedded.tempfile, "gettempdir", lambda: str(tmp_path))
+    session = Session(COLOR, VIDEO, cache=None, memory=0)
+    session.click(1, 2, 3, 4)
+    assert (session.labels(8) == 4).all() and len(list(tmp_path.iterdir())) == 1
+    del session
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert embedded.default_cache() == tmp_path / "x/pmljax"
+    monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "y"))
+    assert embedded.default_cache() == tmp_path / "y"
+    assert not Session(COLOR, VIDEO).reused and len(list((tmp_path / "y").iterdir())) == 2
+
+
+# Files, and what is refused
+
+
+def test_what_is_saved_comes_back(session, tmp_path):
+    session.edits, session.undone = [], []
+    session._changed(Edit("clear"), came=False)
+    session.click(0, 1, 2, 3)
+    session.mask(4, np.where(np.arange(55)[None] > 20, 5, 0) * np.ones((41, 1), int))
+    session.erase(4, [(0, 0), (40, 0)], 9)
+    session.box(2, 1, 2, 3, 4, 0)
+    session.scribble(7, [(1, 2), (30, 40)], 1, 4)
+    expected = session.grid_labels()
+    session.save(tmp_path / "inputs.jsonl")
+    session.clear()
+    session.load(tmp_path / "inputs.jsonl")
+    assert np.array_equal(session.grid_labels(), expected) and len(session.edits) == 5
+    other = Session(COLOR, Video(seed=5), cache=None)
+    with pytest.raises(InputError, match="these inputs belong to another video"):
+        other.load(tmp_path / "inputs.jsonl")
+    # Without the first line they are anybody's; undo and redo count.
+    lines = (tmp_path / "inputs.jsonl").read_text().splitlines()[1:]
+    (tmp_path / "plain.jsonl").write_text("\n".join([*lines, '{"op": "undo"}']))
+    other.load(tmp_path / "plain.jsonl")
+    assert [e.op for e in other.edits] == ["click", "mask", "erase", "box"] and len(other.undone) == 1
+
+
+def test_davis_scribbles(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"scribbles": [[], [{"path": [[0, 0], [1, 1], [0.5, 0.25]], "object_id": 2}]]}))
+    assert davis_scribbles(path, (41, 55)) == [Edit("scribble", 1, 2, ((0, 0), (40, 54), (10, 27)), 1)]
+    path.write_text("[1, 2]")
+    with pytest.raises(InputError, match="found no DAVIS scribbles"):
+        davis_scribbles(path, (41, 55))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (Edit("click", 11, 1, ((0, 0),)), r"click on frame 11: expected a frame in 0…10"),
+        (Edit("click", -1, 1, ((0, 0),)), r"expected a frame in 0…10"),
+        (Edit("click", 0, 255, ((0, 0),)), r"found label 255, expected 0 \(background\) or an object's id"),
+        (Edit("click", 0, 1, ((41, 0),)), r"found the point y 41, x 0, expected y in 0…40 and x in 0…54"),
+        (Edit("scribble", 0, 1, (), 3), r"found no point"),
+        (Edit("scribble", 0, 1, ((0, 0),), 0), r"found width 0"),
+        (Edit("box", 0, 1, ((0, 0),)), r"of a box both corners"),
+        (Edit("mask", 0, labels=np.zeros((3, 3), int)), r"mask on frame 0: the mask is 3×3, the frame 55×41"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(session, edit, message):
+    before = list(session.edits)
+    with pytest.raises(InputError, match=message):
+        session.apply(edit)
+    assert session.edits == before
+
+
+def test_frames_that_are_not_there_and_k(session):
+    with pytest.raises(InputError, match="frame 11: expected 0…10"):
+        session.labels(11)
+    with pytest.raises(InputError, match="k 0: expected 1…50"):
+        Session(COLOR, VIDEO, k=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"op": "jump"}', "line 1: found op 'jump', expected one of click"),
+        ('{"op": "click", "frame": 0, "y": 1, "label": 1}', "a click without x, expected frame, y, x, label"),
+        ('{"op": "click", "frame": 0, "y": 1.5, "x": 2, "label": 1}', "expected whole numbers"),
+        ('{"op": "mask", "frame": 0, "labels": "abc"}', "expected whole numbers in frame, labels"),
+        ("{", "found no JSON"),
+        ("7", "found op 7"),
+    ],
+)
+def test_files_that_are_no_inputs(text, message, tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_edits(path)
+
+
+def test_every_edit_survives_json():
+    mask = np.array([[0, 1], [255, 9]], np.uint8)
+    for edit in (
+        Edit("click", 3, 1, ((4, 5),)),
+        Edit("scribble", 3, 0, ((4, 5), (6, 7)), 3),
+        Edit("box", 1, 2, ((1, 2), (3, 4))),
+        Edit("erase", 1, 0, ((1, 2),), 9),
+        Edit("clear"),
+    ):
+        assert from_json(edit.to_json()) == edit
+    back = from_json(Edit("mask", 2, labels=mask).to_json())
+    assert np.array_equal(back.labels, mask) and dataclasses.replace(back, labels=None) == Edit("mask", 2)
+    assert len(encode_labels(mask)) > 0
