@@ -18,8 +18,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-def test_the_python_example_runs(made, tmp_path, monkeypatch, capsys):
-    (example,) = blocks("python")
+def test_the_python_examples_run(made, tmp_path, monkeypatch, capsys):
+    example, interactive = blocks("python")
+    monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "cache"))
     assert len([line for line in example.splitlines() if line.strip()]) <= 11
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
@@ -33,6 +34,10 @@ def test_the_python_example_runs(made, tmp_path, monkeypatch, capsys):
     exec(example, names)  # the README's own words
     assert names["labels"].shape == (94, 150) and np.asarray(names["labels"]).dtype == np.uint8
     assert len(capsys.readouterr().out.splitlines()) == 8
+    names = {}
+    exec(interactive, names)
+    assert names["labels"].shape == (94, 150) and set(np.unique(names["labels"])) == {0, 1}
+    assert (tmp_path / "demo/inputs.jsonl").is_file() and len(names["session"].edits) == 1
 
 
 COMMANDS = [
