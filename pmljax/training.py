@@ -96,6 +96,8 @@ class Changes:
     """Of the network's computation; parameters are float32."""
     position: Literal["none", "yx", "yxt"] | None = None
     """Of a cell, put beside the head's input: its place in the frame, and the frame's number."""
+    turns: bool | None = None
+    """Whether every frame of a clip has the anchors in turn, instead of the first alone."""
     norm: Literal["frozen", "synced"] | None = None
     """Batch normalisation: frozen, or trained with the statistics of all devices."""
     seed: int = 0
