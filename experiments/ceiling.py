@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pmljax.bilateral import BilateralConfig, solve, vote_confidence
+from pmljax.bilateral import BilateralConfig, solve
+from pmljax.confidence import vote_confidence
 from pmljax.data import davis
 from pmljax.device import keep_memory
 from pmljax.files import write_file

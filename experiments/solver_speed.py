@@ -24,7 +24,8 @@ import numpy as np
 import tyro
 
 from pmljax import bilateral
-from pmljax.bilateral import DEFAULT, BilateralConfig, find_vertices, near_border, smoothness_of, solve, splat
+from pmljax.bilateral import DEFAULT, BilateralConfig, find_vertices, smoothness_of, solve, splat
+from pmljax.confidence import near_border
 
 OBJECTS = (1, 3, 10)
 

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from pmljax.adaptation import ROWS, adapt, search, withdraw
-from pmljax.bilateral import solve, vote_confidence
+from pmljax.bilateral import solve
+from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.labels import check_labels, grow_matrix, object_ids

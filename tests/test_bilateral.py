@@ -15,14 +15,13 @@ from pmljax.bilateral import (
     BilateralConfig,
     bistochastise,
     find_vertices,
-    near_border,
     neighbour_sum,
     neighbours_of,
     solve,
     splat,
     take,
-    vote_confidence,
 )
+from pmljax.confidence import near_border, vote_confidence
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

@@ -24,6 +24,7 @@ ARROWS = {
     "resnet": {"conv"},
     "retrieval": set(),
     "bilateral": set(),
+    "confidence": {"bilateral"},
     "loss": set(),
     "config": {"resnet"},
     "preprocess": {"config", "labels"},
@@ -39,6 +40,7 @@ ARROWS = {
     "segment": {
         "adaptation",
         "bilateral",
+        "confidence",
         "config",
         "labels",
         "model",

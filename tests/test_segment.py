@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmljax.bilateral import BilateralConfig, solve, vote_confidence
+from pmljax.bilateral import BilateralConfig, solve
+from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
