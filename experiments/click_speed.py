@@ -5,7 +5,7 @@
 
 Without a video, noise of 480×854 that moves. Each round clicks on a random pixel of a random frame, alternately 0 and 1, asks
 for the labels of that frame, then for those of every cell of every frame; then takes the click back, asks again, and makes
-it once more. Medians over the clicks, the first four left out (they compile). Memory is the largest resident set of the process.
+it once more. Medians over the clicks, the first four left out (they compile). Memory is the process's largest resident set.
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ Axes: `t` frame, `y x` grid, `c` = y·x cell, `d` embedding, `n` row.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,6 @@ class Embedded:
     digest: str
     held: list[jax.Array] | None
     path: Path | None
-    temporary: Any = None
-    """Removes the file with the last session on it, where it is nobody's cache."""
 
     @property
     def cells(self) -> int:
@@ -88,7 +86,8 @@ class Embedded:
             cells = places[here] % self.cells
             if self.held is not None:
                 i, f = divmod(int(frame), CHUNK)
-                out[here] = np.asarray(self.held[i][f * self.cells + cells])
+                # In NumPy: JAX would compile once for every number of cells.
+                out[here] = np.asarray(self.held[i])[f * self.cells + cells]
             else:
                 out[here] = self._read(int(frame) * self.cells, self.cells)[cells]
         return out
@@ -206,23 +205,14 @@ def _embed(
             # Last: without it, nothing above is ever read.
             write_file(path.with_suffix(".json"), json.dumps(record).encode())
             name = str(path.with_suffix(".bin"))
-        keeper = None if path else _Temporary(name)
-        return _hold(Embedded(count, grid, d, digest, None, Path(name), keeper), memory)
+        found = Embedded(count, grid, d, digest, None, Path(name))
+        if not path:  # nobody's cache: it goes with the last session on it
+            weakref.finalize(found, Path(name).unlink, missing_ok=True)
+        return _hold(found, memory)
     except BaseException:
         if name.endswith(".part"):
             Path(name).unlink(missing_ok=True)
         raise
-
-
-class _Temporary:
-    """Removes a file when it is let go."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __del__(self, unlink: Callable[[str], None] = os.unlink) -> None:
-        with contextlib.suppress(OSError):
-            unlink(self.name)
 
 
 def _open(path: Path, digest: str, memory: int) -> Embedded | None:

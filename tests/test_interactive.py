@@ -92,9 +92,9 @@ def test_the_next_click_falls_into_the_largest_error(rng):
 # Scribbles
 
 
-def holes(mask):
-    """How many parts its outside has, by edges."""
-    return ndimage.label(~np.pad(mask, 1))[1]
+def parts_and_holes(mask):
+    """How many parts a region has, by corners, and how many its outside has, by edges."""
+    return ndimage.label(mask, EIGHT)[1], ndimage.label(~np.pad(mask, 1))[1]  # pyright: ignore
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -102,7 +102,7 @@ def test_a_skeleton_is_one_pixel_wide_and_hangs_together(shape):
     mask = SHAPES[shape]
     thin = robot.thin(mask)
     assert thin.any() and not (thin & ~mask).any()
-    assert ndimage.label(thin, EIGHT)[1] == ndimage.label(mask, EIGHT)[1] and holes(thin) == holes(mask)
+    assert parts_and_holes(thin) == parts_and_holes(mask)
     assert not (thin[1:, 1:] & thin[:-1, 1:] & thin[1:, :-1] & thin[:-1, :-1]).any()
 
 
@@ -110,7 +110,7 @@ def test_skeletons_of_any_region_keep_parts_and_holes(rng):
     for _ in range(5):
         mask = blobs(rng)
         thin = robot.thin(mask)
-        assert ndimage.label(thin, EIGHT)[1] == ndimage.label(mask, EIGHT)[1] and holes(thin) == holes(mask)
+        assert parts_and_holes(thin) == parts_and_holes(mask)
 
 
 def test_longest_paths():
