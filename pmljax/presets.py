@@ -6,7 +6,7 @@ on (experiments/README.md, "Inference").  `paper`: the paper's (METHOD §1), wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pmljax.adaptation import Adaptation
 from pmljax.bilateral import BilateralConfig
@@ -40,10 +40,17 @@ class Preset:
     """A longer short side is scaled down to this inside the compiled call. None: full size."""
 
 
+_MEMORY = Preset(
+    k=10,
+    hard=False,
+    temperature=0.15,
+    adaptation=Adaptation(frames=8, window=6, bound=0.2),
+    solver=BilateralConfig(smoothness=8.0),
+)
 PRESETS = {
     "plain": Preset(),
-    "default": Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6)),
-    "best": Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6)),
+    "default": _MEMORY,
+    "best": replace(_MEMORY, adaptation=replace(_MEMORY.adaptation, window=9), flip=True),
     "paper": Preset(majority=True, adaptation=Adaptation(frames=5, rule="unanimous"), solver=BilateralConfig()),
 }
 

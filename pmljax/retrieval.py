@@ -9,11 +9,8 @@ a GPU and bfloat16 on a TPU.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +23,6 @@ REFERENCE_TILE = 8192
 # One query tile against one reference tile stays in a CPU's cache: 256 × 6,656 took .094 s, 6,656 × 6,656 .26 s.
 QUERY_TILE = {"cpu": 256}
 GROUP = 32
-LOOPS = {"cpu": min(os.cpu_count() or 1, 8)}  # over queries, side by side
 BLOCK = 4  # side of a block of queries in a window: .05 s a frame at 480p (radius 6, five grids), with 8 .17 s, with 16 .46 s
 
 
@@ -90,7 +86,7 @@ def nearest(
         none = Neighbours(jnp.full((q.shape[0], k), jnp.inf, q.dtype), jnp.full((q.shape[0], k), -1, jnp.int32))
         return jax.lax.scan(next_tile, none, offsets)[0]
 
-    scores, rows = _side_by_side(search, _tiles(queries, query_tile))
+    scores, rows = jax.lax.map(search, _tiles(queries, query_tile))
     scores, rows = scores.reshape(-1, k)[:n_queries], rows.reshape(-1, k)[:n_queries]
     if metric == "l2":
         # The ranking left out ‖q‖²: the same for all, it would only round.
@@ -148,7 +144,7 @@ def nearest_in_window(
         jnp.meshgrid(*(jnp.arange(0, n, BLOCK, dtype=jnp.int32) for n in (rows, columns)), indexing="ij"), -1
     )
     blocks = queries.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, d).swapaxes(1, 2)
-    found = _side_by_side(search, (blocks.reshape(-1, BLOCK, BLOCK, d), corners.reshape(-1, 2)))
+    found = jax.lax.map(search, (blocks.reshape(-1, BLOCK, BLOCK, d), corners.reshape(-1, 2)))
     scores, place = whole(found.distances), whole(found.rows)
     own = jnp.sum(queries[:y, :x] ** 2, -1).reshape(-1, 1)
     return Neighbours(jnp.maximum(scores + own, 0), place)
@@ -224,16 +220,6 @@ def _top(values: Float[Array, "q n"], k: int) -> tuple[Float[Array, "q k"], Int[
 def _directions(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     square = jnp.sum(x * x, -1, keepdims=True)
     return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
-
-
-def _side_by_side(search: Callable[[Any], Neighbours], parts: Any) -> Neighbours:
-    """`lax.map` of `search` over the leading axis of `parts`, as loops that share nothing: XLA runs them on a core each, where
-    one loop would keep most of its operations on one."""
-    count = jax.tree.leaves(parts)[0].shape[0]
-    loops = min(LOOPS.get(jax.default_backend(), 1), count)
-    cuts = [count * i // loops for i in range(loops + 1)]
-    found = [jax.lax.map(search, jax.tree.map(lambda x, a=a, b=b: x[a:b], parts)) for a, b in pairwise(cuts)]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
 
 
 def _round_up(n: int, to: int) -> int:
