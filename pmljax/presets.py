@@ -58,9 +58,11 @@ PRESETS = {
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
-    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`.
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
+    position, or frames at a size of their own, are not mirrored.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
-    fits = config.unit or name not in ("default", "best")
-    return PRESETS[name if fits else "plain"]
+    preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
+    mirrors = config.position in ("none", "zeros") and config.input_size is None
+    return preset if mirrors else replace(preset, flip=False)
