@@ -56,7 +56,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     assert load(run).config.position == "yx"
     assert main(command) == 0  # nothing left to do
     assert json.loads(capsys.readouterr().out) == result
-    assert main(["train", "--davis", str(root), "--recipe", "tiny", "--out", str(run), "--rate", "0.1"]) == 2
+    assert main([*command, "--rate", "0.1"]) == 2
     assert "begun with another rate" in capsys.readouterr().err
     out = tmp_path / "out"
     assert main(["segment", str(made.folder), "--mask", str(made.mask), "--out", str(out), "--model", str(run)]) == 0
