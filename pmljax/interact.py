@@ -13,13 +13,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float16, Int32, UInt8
+from jaxtyping import Float, UInt8
 
+from pmljax.answers import EMPTY, FEW, Answer, add, cell_labels, have, nothing, search_anew, votes
 from pmljax.embedded import CHUNK, Video, default_cache, embed_video
 from pmljax.errors import InputError
 from pmljax.files import write_file
@@ -27,21 +26,9 @@ from pmljax.inputs import Edit, Grid, Marks, checked, no_marks, read_edits, to_l
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.model import Model
 from pmljax.references import both_axes, id_columns
-from pmljax.retrieval import Neighbours, nearest
 from pmljax.segment import grow
 
 ANEW = 4096  # cells that are searched anew at once
-FEW = 8  # marked cells that are compared one by one with every cell, without a matrix product
-EMPTY = 2**31 - 1  # the place of no neighbour: behind every other
-
-
-class Answer(NamedTuple):
-    """Of the cells of one chunk. distances: float32 `[n, k]`, nearest first, inf where there is none.  places: int32 `[n, k]`,
-    frame·c + cell of those neighbours, EMPTY where there is none.  marked: the places that were compared with, ascending."""
-
-    distances: jax.Array
-    places: jax.Array
-    marked: Int32[np.ndarray, "m"]
 
 
 class Session:
@@ -209,14 +196,14 @@ class Session:
             raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
         chunk, f = divmod(frame, CHUNK)
         marked, columns, ids = self._padded()
-        shares = _votes(self._answer(chunk).places, marked, columns, labels=len(ids))
+        shares = votes(self._answer(chunk).places, marked, columns, labels=len(ids))
         cells = self.embedded.cells
         return np.asarray(shares)[f * cells : (f + 1) * cells].reshape(*self.embedded.grid, -1), ids
 
     def grid_labels(self) -> UInt8[np.ndarray, "t y x"]:
         """The label of every cell of every frame: the whole video's answer before it grows."""
         marked, columns, ids = self._padded()
-        found = [_cell_labels(self._answer(i).places, marked, columns, ids) for i in range(self.embedded.chunks)]
+        found = [cell_labels(self._answer(i).places, marked, columns, ids) for i in range(self.embedded.chunks)]
         cells = np.concatenate([np.asarray(x) for x in found])[: self.embedded.count * self.embedded.cells]
         return cells.reshape(self.embedded.count, *self.embedded.grid)
 
@@ -240,11 +227,11 @@ class Session:
         if before is None or come.sum() + len(gone) >= len(self._marked):
             before, come, gone = None, np.ones(len(self._marked), bool), gone[:0]
         cells = CHUNK * self.embedded.cells
-        found = (before.distances, before.places) if before else _nothing(cells, self.k)
+        found = (before.distances, before.places) if before else nothing(cells, self.k)
         if come.any() or len(gone):
             embeddings = self.embedded.chunk(i)
             if come.any():
-                found = _add(embeddings, *found, *self._some(come))
+                found = add(embeddings, *found, *self._some(come))
             if len(gone):
                 found = self._without(embeddings, found, gone)
         self._answers[i] = Answer(found[0], found[1], self._marked)
@@ -262,99 +249,16 @@ class Session:
         """The neighbours when marked cells have gone: the cells that had one of them are searched anew."""
         away = np.full(_power(len(gone), 8), EMPTY, np.int32)
         away[: len(gone)] = gone
-        lost = np.flatnonzero(np.asarray(_have(found[1], away)))
+        lost = np.flatnonzero(np.asarray(have(found[1], away)))
         if not len(lost):
             return found
         rows = self._some(np.ones(len(self._marked), bool))
         for begin in range(0, len(lost), ANEW):
             cells = np.full(ANEW, lost[begin], np.int32)  # filled up with one cell again and again
             cells[: len(lost) - begin] = lost[begin : begin + ANEW]
-            found = _search_anew(embeddings, *found, cells, *rows)
+            found = search_anew(embeddings, *found, cells, *rows)
         return found
 
 
 def _power(n: int, least: int) -> int:
     return max(1 << max(n - 1, 0).bit_length(), least)
-
-
-def _nothing(cells: int, k: int) -> tuple[jax.Array, jax.Array]:
-    return jnp.full((cells, k), jnp.inf, jnp.float32), jnp.full((cells, k), EMPTY, jnp.int32)
-
-
-# The compiled calls
-
-
-@jax.jit
-def _add(
-    embeddings: Float16[Array, "n d"],
-    distances: Float[Array, "n k"],
-    places: Int32[Array, "n k"],
-    rows: Float16[Array, "m d"],
-    marked: Int32[Array, "m"],
-) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
-    """The k nearest of those there and of `rows`; of equal distances the lower place. EMPTY rows do not count."""
-    q, r = embeddings.astype(jnp.float32), rows.astype(jnp.float32)
-    if len(marked) <= FEW:
-        candidates = [
-            (jnp.sum((q - one[None]) ** 2, -1), jnp.full(len(q), at)) for one, at in zip(r, marked, strict=True)
-        ]
-        for candidate in candidates:
-            distances, places = _insert(distances, places, *candidate)
-        return distances, places
-    found: Neighbours = nearest(q, r, marked != EMPTY, k=distances.shape[1])
-    at = jnp.where(found.rows < 0, EMPTY, marked[jnp.maximum(found.rows, 0)])
-    columns = (jnp.moveaxis(found.distances, -1, 0), jnp.moveaxis(at, -1, 0))
-    return jax.lax.scan(lambda best, one: (_insert(*best, *one), None), (distances, places), columns)[0]
-
-
-def _insert(
-    distances: Float[Array, "n k"], places: Int32[Array, "n k"], distance: Float[Array, "n"], place: Int32[Array, "n"]
-):
-    """One candidate a cell put where it belongs; what it pushes out of the k is gone."""
-    distance, place = jnp.where(place == EMPTY, jnp.inf, distance)[:, None], place[:, None]
-    before = (distance < distances) | ((distance == distances) & (place < places))
-    after = jnp.pad(before, ((0, 0), (1, 0)))[:, :-1]  # of the neighbour before: then that one moves here
-
-    def moved(x: Array, new: Array) -> Array:
-        return jnp.where(after, jnp.roll(x, 1, -1), jnp.where(before, new, x))
-
-    return moved(distances, distance), moved(places, place)
-
-
-@jax.jit
-def _have(places: Int32[Array, "n k"], gone: Int32[Array, "m"]) -> Array:
-    """Whether one of a cell's neighbours is among `gone`, ascending."""
-    at = jnp.minimum(jnp.searchsorted(gone, places), len(gone) - 1)
-    return ((gone[at] == places) & (places != EMPTY)).any(-1)
-
-
-@jax.jit
-def _search_anew(
-    embeddings: Float16[Array, "n d"],
-    distances: Float[Array, "n k"],
-    places: Int32[Array, "n k"],
-    cells: Int32[Array, "c"],
-    rows: Float16[Array, "m d"],
-    marked: Int32[Array, "m"],
-) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
-    """The k nearest of `rows` for some cells, in place of what they had."""
-    found = _add(embeddings[cells], *_nothing(len(cells), distances.shape[1]), rows, marked)
-    return distances.at[cells].set(found[0]), places.at[cells].set(found[1])
-
-
-@partial(jax.jit, static_argnames="labels")
-def _votes(
-    places: Int32[Array, "n k"], marked: Int32[Array, "m"], columns: Int32[Array, "m"], *, labels: int
-) -> Float[Array, "n o"]:
-    """The mean over a cell's neighbours of their labels."""
-    there = places != EMPTY
-    of = columns[jnp.minimum(jnp.searchsorted(marked, places), len(marked) - 1)]
-    each = jnp.where(there[..., None], jax.nn.one_hot(of, labels, dtype=jnp.float32), 0)
-    return each.sum(1) / jnp.maximum(there.sum(-1, keepdims=True, dtype=jnp.float32), 1)
-
-
-@jax.jit
-def _cell_labels(
-    places: Int32[Array, "n k"], marked: Int32[Array, "m"], columns: Int32[Array, "m"], ids: UInt8[Array, "o"]
-) -> UInt8[Array, "n"]:
-    return ids[_votes(places, marked, columns, labels=len(ids)).argmax(-1)]
