@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from pmljax import metrics
-from pmljax.device import keep_memory
+from pmljax.device import keep_compiled, keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.porting import ExportTorch, ImportTorch
@@ -218,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Without `argv` the process is ours: the command line's is taken."""
     if argv is None:
         keep_memory()
+        keep_compiled()
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="pmljax",

@@ -1,12 +1,14 @@
-"""Which device JAX computes on."""
+"""Which device JAX computes on, and what it keeps: memory within a process, compiled calls between them."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Literal
 
 from pmljax.errors import InputError
+from pmljax.files import default_cache
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 
@@ -43,3 +45,25 @@ def keep_memory() -> None:
     # One arena, since the others hand large pieces back whatever they are told.
     for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
         mallopt(parameter, value)
+
+
+def keep_compiled() -> None:
+    """Let later processes find what this one compiles, in the cache's folder `compiled`, unless JAX's own settings name
+    another ($JAX_COMPILATION_CACHE_DIR; $JAX_ENABLE_COMPILATION_CACHE=0: none). Where it cannot be written, nothing happens.
+
+    A call is found again by what it computes, JAX's version and the device. Some hundred kilobytes a size of frames. An
+    entry cut short by a kill costs its compilation again, with a warning; the folder may be deleted at any time.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    folder = default_cache() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

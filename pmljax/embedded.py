@@ -105,12 +105,6 @@ class Embedded:
         return data.reshape(count, self.dimensions)
 
 
-def default_cache() -> Path:
-    """$PMLJAX_CACHE, else $XDG_CACHE_HOME/pmljax, else ~/.cache/pmljax."""
-    given, base = os.environ.get("PMLJAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path(base or Path.home() / ".cache") / "pmljax"
-
-
 def embed_video(
     model: Model,
     video: Video,

@@ -1,4 +1,4 @@
-"""Writes that are whole or not there at all, whenever the process is killed."""
+"""Writes that are whole or not there at all, whenever the process is killed; and where things are kept between runs."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def publish(temporary: Path, path: Path) -> None:
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def default_cache() -> Path:
+    """$PMLJAX_CACHE, else $XDG_CACHE_HOME/pmljax, else ~/.cache/pmljax."""
+    given, base = os.environ.get("PMLJAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else Path(base or Path.home() / ".cache") / "pmljax"

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pmljax.answers import EMPTY, FEW, Answer, add, cell_labels, have, nothing, search_anew, votes
-from pmljax.embedded import CHUNK, Video, default_cache, embed_video
+from pmljax.embedded import CHUNK, Video, embed_video
 from pmljax.errors import InputError
-from pmljax.files import write_file
+from pmljax.files import default_cache, write_file
 from pmljax.inputs import Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.model import Model

@@ -176,7 +176,8 @@ class Embed:
 
     def run(self) -> None:
         from pmljax.data.sources import open_frames
-        from pmljax.embedded import default_cache, embed_video
+        from pmljax.embedded import embed_video
+        from pmljax.files import default_cache
 
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         model, preset = self.computing.prepare()

@@ -303,6 +303,32 @@ def test_killed_and_continued(made, tmp_path, frames, capsys, segment):
     assert overlays[0].shape == overlays[1].shape and np.abs(overlays[0] - overlays[1]).mean() < 1
 
 
+def test_what_was_compiled_is_found_again(made, tmp_path):
+    """By the next process; an entry that was cut short costs its compilation, and nothing else."""
+    cache, found = tmp_path / "cache" / "compiled", []
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from pmljax.cli import main; sys.exit(main())",
+        "segment",
+        made.folder,
+    ]
+    for out in (tmp_path / "first", tmp_path / "second"):
+        done = subprocess.run(
+            [*command, "--mask", made.mask, "--out", out],
+            env=os.environ | {"PMLJAX_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        entries = {p.name: p.stat().st_size for p in cache.iterdir()}
+        found.append(entries)
+        # The largest is the segmentation itself.
+        os.truncate(cache / max(entries, key=entries.__getitem__), 1000)
+    assert found[0].keys() == found[1].keys() and any("segment_frame" in name for name in found[0])
+    assert np.array_equal(labels_of(tmp_path / "first"), labels_of(tmp_path / "second"))
+
+
 # Data sets
 
 

@@ -221,6 +221,11 @@ def test_a_run_is_a_model(trained):
     assert not all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(model), strict=True))
 
 
+def test_what_a_run_gives_is_bound_to_no_device(trained):
+    """Bound weights bind what comes of them, and `segment_frame` would be compiled twice: before and after the first."""
+    assert not any(x.committed for x in jax.tree.leaves(pmljax.load(trained[0]).variables))
+
+
 def test_segment_takes_a_run(trained, made, tmp_path, capsys):
     from pmljax.cli import main
 

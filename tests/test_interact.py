@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pmljax
-from pmljax import embedded
+from pmljax import embedded, files
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
@@ -257,9 +257,9 @@ def test_without_a_cache_nothing_stays(monkeypatch, tmp_path):
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert embedded.default_cache() == tmp_path / "x/pmljax"
+    assert files.default_cache() == tmp_path / "x/pmljax"
     monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "y"))
-    assert embedded.default_cache() == tmp_path / "y"
+    assert files.default_cache() == tmp_path / "y"
     assert not Session(COLOR, VIDEO).reused and len(list((tmp_path / "y").iterdir())) == 2
 
 

@@ -107,7 +107,9 @@ def read_model(path: Path) -> Model:
     for name, value in jax.tree_util.tree_leaves_with_path(variables):
         if not np.isfinite(np.asarray(value)).all():
             raise InputError(f"{path}: {jax.tree_util.keystr(name)}: found NaN or infinity, expected finite weights")
-    return Model(jax.tree.map(jnp.asarray, variables), config)
+    # By way of NumPy: what is restored is bound to its device, what is computed from it then too, and a call that gets its
+    # own result back would be compiled once more.
+    return Model(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), variables), config)
 
 
 def _read(path: Path, item: str, how: Any) -> Any:
