@@ -1,4 +1,4 @@
-"""The public evaluation of DAVIS interactive, the package `davisinteractive`, driving a `Session`.
+r"""The public evaluation of DAVIS interactive, the package `davisinteractive`, driving a `Session`.
 
     python -m experiments.davisinteractive_adapter --davis-root DAVIS --model MODEL --subset val --out di
 
@@ -7,10 +7,11 @@ labels all frames, the package scores them and draws the next scribbles. OUT get
 object and frame) and summary.json: the curve, the area under it and the score at 60 s, as the challenge counts.
 The package is under the GPL, so that nothing of it is here and nothing depends on it:
 
-    pip install cython setuptools wheel pandas scikit-image opencv-python-headless networkx requests six absl-py scipy
+    pip install cython setuptools wheel pandas scikit-learn scikit-image opencv-python-headless networkx requests six \
+        absl-py scipy
     pip install --no-build-isolation --no-deps davisinteractive==1.0.4
 
-(--no-deps, since it asks for a scikit-learn of 2019 that it does not use; --no-build-isolation, since its build needs numpy.)
+(--no-deps, since it asks for a scikit-learn of 2019, though a new one does; --no-build-isolation, since its build needs numpy.)
 It was written for older NumPy, networkx and pandas: `package` puts back what it uses of them, in this process.
 
 Seconds are the package's, from the scribbles to the labels of all frames. Embedding the video is part of every sample's
