@@ -1,0 +1,168 @@
+"""The weights that ship with the package: trained from random ones, packed into one file, scored for their card.
+
+    python -m experiments.train_bundled --davis DAVIS --stills STILLS --out bundled --score val      # the released model
+    python -m experiments.train_bundled --davis DAVIS --split fit --stills STILLS --out trial --score dev      # a trial
+    python -m experiments.train_bundled --tiny --out tiny        # every stage on made clips, in two minutes
+
+Stages, each of which goes on where it was stopped:
+  first   recipe `small` on `--sources` in the shares of FIRST → OUT/first; `--first RUN` names one that there is
+  second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second
+  pack    the parameters' average over time, in half precision → OUT/small.safetensors, and its SHA-256
+  score   plain, default, best and paper presets on `--score` (looked at once per released model: trials are scored on dev),
+          the default once more in single precision, and made clips of keys that no training saw → OUT/card.json, OUT/card.md
+OUT/stages.json holds each stage's seconds. What is not known goes to both `pmljax train`: `--batch`, `--dtype`, `--device`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import ablation
+from pmljax import metrics
+from pmljax.cli import main as pmljax
+from pmljax.data import davis
+from pmljax.data.synthetic import clip
+from pmljax.device import keep_compiled, keep_memory
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.model import Model
+from pmljax.presets import PRESETS, preset_of
+from pmljax.runlog import read_log
+from pmljax.segment import segment
+from pmljax.terminal import fail
+from pmljax.weights import load
+from pmljax.weights.bundled import write
+from pmljax.weights.checkpoint import find, read_record
+
+FIRST = {"davis": 1.0, "stills": 1.0}  # how often each source is drawn
+SECOND = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}
+STEPS = {"first": 4900, "second": 5400}
+TINY = ["--batch", "2", "--crop", "97"]
+UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
+
+
+def train_arguments(args: argparse.Namespace, weights: dict[str, float], out: Path, seed: int) -> list[str]:
+    """What `pmljax train` is told in every stage."""
+    given = {"davis": args.davis, "stills": args.stills, "synthetic": True}
+    # Of sources that the stage has; all made where it has none of those asked for, as with --tiny.
+    chosen = {name: weight for name, weight in weights.items() if name in args.sources} or {"synthetic": 1.0}
+    for name in chosen:
+        if not given[name]:
+            raise InputError(f"--{name}: not given; expected the folder, or --sources without {name}")
+    told = ["train", "--recipe", "small", "--out", str(out)]
+    told += ["--davis", str(args.davis), "--split", args.split] if "davis" in chosen else []
+    told += ["--stills", str(args.stills)] if "stills" in chosen else []
+    told += ["--synthetic"] if "synthetic" in chosen else []
+    return [*told, "--weights", *map(str, chosen.values()), "--seed", str(seed), *args.more]
+
+
+def pack(run: Path, out: Path) -> dict[str, Any]:
+    """Write the run's model to `out`, with the commit that it was begun at; its size and SHA-256."""
+    begun = next(line["run"] for line in read_log(run / "log.jsonl") if "run" in line)
+    write(out, load(run), begun["commit"] or "")
+    data = out.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def score_made(model: Model, clips: int, frames: int = 32) -> float:
+    """Mean J&F over the objects of unseen made clips as `pmljax demo` makes them, first and last frame left out."""
+    found = []
+    for i in range(clips):
+        made = clip(jax.random.key(UNSEEN + i), frames=frames, objects=2)
+        pictures, truth = np.asarray(made.frames), np.asarray(made.labels)
+        for t, labels in enumerate(segment(model, pictures, truth[0])):
+            if 0 < t < frames - 1:
+                found.append(metrics.frame_scores(labels, truth[t], [1, 2]))
+    return float(np.mean(found))
+
+
+def score(args: argparse.Namespace, packed: Path) -> dict[str, Any]:
+    """The card's numbers: of every preset, {"J", "F", "J&F", "seconds", "sequences"}, and of made clips."""
+    model = load(packed)
+    card: dict[str, Any] = {"made clips, default": score_made(model, *((1, 4) if args.tiny else (6,)))}
+    if args.score is None:
+        return card
+    rows = [ablation.Row(name, model, preset_of(model.config, name)) for name in PRESETS]
+    rows.append(ablation.Row("default, float32", load(args.out / "second"), preset_of(model.config)))
+    year, names = davis.find_split(args.davis, args.score)
+    records = ablation.run(args.out / args.score, args.davis, names, year, rows)
+    write_file(args.out / "card.md", ablation.table(records, args.score).encode())
+    ablation.pictures(args.out / args.score, rows, names, records)
+    for row, found in records.items():
+        total = metrics.table({k: np.array(v) for r in found.values() for k, v in r["scores"].items()})["Global"]
+        each = {n: np.mean([np.mean(v, 0) for v in r["scores"].values()], 0).tolist() for n, r in found.items()}
+        seconds = float(np.median([r["embed"] + r["label"] for r in found.values()]))
+        card[row] = {k: total[f"{k}-Mean"] for k in ("J", "F", "J&F")} | {"seconds": seconds, "sequences": each}
+    return card
+
+
+def timed(out: Path, stage: str, work: Callable[[], Any]) -> Any:
+    """What `work` gives; its seconds are added to those that the stage took before it was stopped."""
+    path, begin = out / "stages.json", time.monotonic()
+    try:
+        return work()
+    finally:
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        took = before.get(stage, 0) + time.monotonic() - begin
+        write_file(path, json.dumps(before | {stage: round(took, 1)}, indent=1).encode())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, help="a DAVIS root")
+    parser.add_argument("--split", default="train", help="of it: what is trained on")
+    parser.add_argument("--stills", type=Path, help="pictures with masks, in VOC's layout")
+    parser.add_argument("--sources", nargs="+", choices=tuple(SECOND), help="all by default; of --tiny: synthetic")
+    parser.add_argument("--first", type=Path, help="a run of the first stage to go on from, instead of training one")
+    parser.add_argument("--score", help="a split of the DAVIS root to score; never one that was trained on")
+    parser.add_argument("--seed", type=int, default=0, help="of the first stage; the second takes the next")
+    parser.add_argument("--tiny", action="store_true", help="every stage, a few steps each")
+    parser.add_argument("--out", type=Path, required=True)
+    args, args.more = parser.parse_known_args()
+    args.more += TINY if args.tiny else []
+    args.sources = args.sources or (["synthetic"] if args.tiny else list(SECOND))
+    first, second = args.first or args.out / "first", args.out / "second"
+    try:
+        if args.score and args.davis is None:
+            raise InputError("--score: found no --davis; expected the root that has the split")
+        # The second stage draws clips of its own: another seed.
+        told = {
+            "first": train_arguments(args, FIRST, first, args.seed),
+            "second": [*train_arguments(args, SECOND, second, args.seed + 1), "--init", str(first), "--turns", "True"],
+        }
+        if args.first:
+            del told["first"]
+        args.out.mkdir(parents=True, exist_ok=True)
+        for stage, arguments in told.items():
+            steps = ["--steps", "4" if args.tiny else str(STEPS[stage])]
+            if status := timed(args.out, stage, lambda told=[*arguments, *steps]: pmljax(told)):
+                return status
+        packed = args.out / "small.safetensors"
+        record = timed(args.out, "pack", lambda: pack(second, packed))
+        card = timed(args.out, "score", lambda: score(args, packed))
+    except InputError as error:
+        return fail(str(error))
+    record |= {
+        "recipes": [read_record(find(run))["config"] for run in (first, second)],
+        "stages": json.loads((args.out / "stages.json").read_text()),
+        "scores": card,
+    }
+    write_file(args.out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
+    print(json.dumps({k: v for k, v in record.items() if k != "recipes"}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    keep_memory()
+    keep_compiled()
+    sys.exit(main())
