@@ -46,7 +46,7 @@ from pmljax.weights.checkpoint import find, read_record
 
 FIRST = {"davis": 1.0, "stills": 1.0}  # how often each source is drawn
 SECOND = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}
-STEPS = {"first": 4900, "second": 5400}
+STEPS = {"first": 4900, "second": 4000}
 TINY = ["--batch", "2", "--crop", "97"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
