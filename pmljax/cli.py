@@ -22,7 +22,7 @@ from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Computing, Embed, Segment
 from pmljax.terminal import fail, progress, show, text_table
 from pmljax.training import Train
-from pmljax.weights.bundled import DEFAULT
+from pmljax.weights.bundled import DEFAULT, SHA256
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,9 @@ class Info:
         from pmljax.model import abstract, parameter_count
 
         sizes = {n: parameter_count(abstract(n)) for n in NAMED}
-        trained = {n: "no network" if n == "color" else "untrained, as random:" + n for n in NAMED}
+        trained = {n: "bundled" if n in SHA256 else "untrained, as random:" + n for n in NAMED} | {
+            "color": "no network"
+        }
         result = {
             "pmljax": version("pmljax"),
             "python": platform.python_version(),

@@ -21,7 +21,8 @@ class Computing:
     """What computes, and how."""
 
     model: str = DEFAULT
-    """color (no network), random:NAME (untrained), or the path of a .safetensors file, of a training run or of an import."""
+    """small (bundled), color (no network), random:NAME (untrained), or the path of a .safetensors file, of a training run
+    or of an import."""
     device: Device = "auto"
     """Where to compute; auto takes an accelerator if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -30,10 +30,14 @@ def run(*args, capsys):
     return status, out, err
 
 
+COLOR = ("--model", "color")  # what these tests are about does not depend on the network
+
+
 @pytest.fixture
 def segment(made, tmp_path, capsys):
     def call(source=made.folder, *more, mask=made.mask, out=tmp_path / "out"):
-        return run("segment", source, "--mask", mask, "--out", out, *more, capsys=capsys)
+        model = () if "--model" in more else COLOR
+        return run("segment", source, "--mask", mask, "--out", out, *model, *more, capsys=capsys)
 
     return call
 
@@ -222,7 +226,7 @@ def bad_inputs(made, tmp_path):
         ),
         "out below a file": ({"out": tmp_path / "file" / "x"}, "file is a file; expected a folder"),
         "unknown model": ({"more": ("--model", "nope")}, "model nope: no such name or file"),
-        "untrained model": ({"more": ("--model", "small")}, "model small: no trained weights are bundled yet"),
+        "untrained model": ({"more": ("--model", "paper")}, "model paper: no weights of it are bundled"),
         "bad size": ({"more": ("--size", "huge")}, "--size huge: expected"),
         "bad seed": ({"more": ("--seed", "-1")}, "--seed -1: expected"),
         "masks in the folder to write to": ({"out": made.mask.parent}, "this is where the input"),
@@ -276,7 +280,7 @@ def test_a_full_disk_is_one_line(segment, monkeypatch, tmp_path):
 @pytest.mark.parametrize("frames", [2, 5])
 def test_killed_and_continued(made, tmp_path, frames, capsys, segment):
     """kill -9 once some frames are there: no half file; the same command finishes, to the bit as if never stopped."""
-    args = ["segment", str(made.folder), "--mask", str(made.mask), "--out", str(tmp_path / "killed")]
+    args = ["segment", str(made.folder), "--mask", str(made.mask), "--out", str(tmp_path / "killed"), *COLOR]
     slow = (
         "import sys, time; from pmljax import cli, results; write = results.write_file\n"
         "def slow(path, data): write(path, data); time.sleep(0.2)\n"
@@ -315,7 +319,7 @@ def test_what_was_compiled_is_found_again(made, tmp_path):
     ]
     for out in (tmp_path / "first", tmp_path / "second"):
         done = subprocess.run(
-            [*command, "--mask", made.mask, "--out", out],
+            [*command, "--mask", made.mask, "--out", out, *COLOR],
             env=os.environ | {"PMLJAX_CACHE": str(tmp_path / "cache")},
             capture_output=True,
             text=True,
@@ -359,14 +363,23 @@ CLICKS = [
 
 def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "cache"))
-    status, out, _ = run("embed", made.folder, "--json", capsys=capsys)
+    status, out, _ = run("embed", made.folder, *COLOR, "--json", capsys=capsys)
     first = json.loads(out)
     assert status == 0 and first["frames"] == 8 and not first["there already"]
-    assert json.loads(run("embed", made.folder, "--json", capsys=capsys)[1])["there already"]
+    assert json.loads(run("embed", made.folder, *COLOR, "--json", capsys=capsys)[1])["there already"]
     clicks, scribbles = tmp_path / "c.jsonl", tmp_path / "s.json"
     clicks.write_text("\n".join(json.dumps(c) for c in CLICKS))
     done = run(
-        "segment", made.folder, "--clicks", clicks, "--out", tmp_path / "out", "--overlay", "none", capsys=capsys
+        "segment",
+        made.folder,
+        *COLOR,
+        "--clicks",
+        clicks,
+        "--out",
+        tmp_path / "out",
+        "--overlay",
+        "none",
+        capsys=capsys,
     )
     assert done[0] == 0, done
     session = pmljax.Session(pmljax.load("color"), pmljax.frames(made.folder), cache=tmp_path / "cache")
@@ -409,7 +422,7 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
 
 
 def test_evaluate_then_score(root, tmp_path, capsys):
-    status, out, _ = run("evaluate", "--davis", root, "--out", tmp_path / "r", capsys=capsys)
+    status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "two_1" in out and "Global" in out and "16 frames computed" in out
     names = {p.name for p in (tmp_path / "r").iterdir()}
     assert names == {"two", "one", "scores.csv", "global_results-val.csv", "per-sequence_results-val.csv"}
@@ -423,7 +436,7 @@ def test_evaluate_then_score(root, tmp_path, capsys):
     frames = json.loads((tmp_path / "f.json").read_text())
     assert set(frames) == {"two_1", "two_2", "one_1"} and len(frames["two_1"]["J"]) == 6
     assert abs(np.mean(frames["two_1"]["J"]) - json.loads(out)["two_1"]["J-Mean"]) < 1e-5
-    status, out, _ = run("evaluate", "--davis", root, "--out", tmp_path / "r", capsys=capsys)
+    status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "0 frames computed" in out
 
 
@@ -472,13 +485,13 @@ def test_scores_that_are_refused(root, tmp_path, capsys):
     kept = truth.read_bytes()
     truth.unlink()
     refused("two/00004.png: no such file; expected the annotation of every frame")
-    status, _, err = run("evaluate", "--davis", root, "--out", tmp_path / "e", capsys=capsys)
+    status, _, err = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "e", capsys=capsys)
     assert status == 2 and "00004.png: no such file" in err and not (tmp_path / "e").exists()
     truth.write_bytes(kept)
     for path in (root / "Annotations/480p/one").iterdir():
         path.unlink()
     refused("one: found no annotation")
-    status, _, err = run("evaluate", "--davis", root, "--out", tmp_path / "e", capsys=capsys)
+    status, _, err = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "e", capsys=capsys)
     assert status == 2 and "one: found no annotation" in err and not (tmp_path / "e").exists()
 
 
@@ -487,9 +500,9 @@ def test_scores_that_are_refused(root, tmp_path, capsys):
 
 def test_demo(tmp_path, capsys):
     status, out, _ = run("demo", "--out", tmp_path / "demo", capsys=capsys)
-    assert status == 0 and "model: color (colour and position in place of a network)" in out
+    assert status == 0 and "model: small (a network)" in out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
-    assert float(lines["Global"][0]) > 0.5
+    assert float(lines["Global"][0]) > 0.8
     assert (tmp_path / "demo/result/overlay.mp4").stat().st_size > 10_000
     assert len(labels_of(tmp_path / "demo/result")) == 32
     (tmp_path / "mine").mkdir()
@@ -503,7 +516,11 @@ def test_info(capsys):
     status, out, _ = run("info", "--json", capsys=capsys)
     assert status == 0
     found = json.loads(out)
-    assert found["models"]["sydney0zq"].startswith("44,894,912") and found["av"] == av.__version__
+    assert (
+        found["models"]["sydney0zq"].startswith("44,894,912")
+        and "bundled" in found["models"]["small"]
+        and found["av"] == av.__version__
+    )
 
 
 # Real video, where it is

@@ -9,7 +9,7 @@ import jax
 from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.model import Model, create, with_dtype
-from pmljax.weights.bundled import DEFAULT, read
+from pmljax.weights.bundled import DEFAULT, SHA256, bundled, read
 from pmljax.weights.checkpoint import read_model
 from pmljax.weights.torch import MODEL
 
@@ -17,14 +17,16 @@ from pmljax.weights.torch import MODEL
 def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -> Model:
     """A model by name or by file.
 
-    name: `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a .safetensors file, of an
-    import's folder, or of a training run's folder (its best checkpoint, or the last where none was scored) or of one
-    checkpoint in it.
+    name: `small` (bundled), `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a
+    .safetensors file, of an import's folder, or of a training run's folder (its best checkpoint, or the last where none was
+    scored) or of one checkpoint in it.
     dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
     """
     text = str(name)
     if text == "color":
         model = create("color")
+    elif text in SHA256:
+        model = bundled(text)
     elif text.startswith("random:"):
         model = create(text.removeprefix("random:"), jax.random.key(seed))
     elif (Path(text) / MODEL).is_file():
@@ -35,11 +37,11 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
         model = read(text)
     elif text in NAMED:
         raise InputError(
-            f"model {text}: no trained weights are bundled yet; expected color, random:{text}, a .safetensors file or a"
+            f"model {text}: no weights of it are bundled; expected small, color, random:{text}, a .safetensors file or a"
             " run's folder"
         )
     else:
         raise InputError(
-            f"model {text}: no such name or file; expected color, random:NAME, a .safetensors file or a run's folder"
+            f"model {text}: no such name or file; expected small, color, random:NAME, a .safetensors file or a run's folder"
         )
     return with_dtype(model, dtype)

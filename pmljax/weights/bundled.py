@@ -22,8 +22,19 @@ from pmljax.files import write_file
 from pmljax.model import Model, abstract
 
 FORMAT = "1"
-DEFAULT = "color"
-"""The model of every command where none is named: there is no trained one yet."""
+DEFAULT = "small"
+"""The model of every command where none is named."""
+SHA256 = {"small": "552674660093e9e39ad9a7e3406261771f6e57757655d9f9184f341a7c4b5c8b"}
+"""Of the weights that come with the package, `NAME.safetensors` in this folder."""
+
+
+def bundled(name: str) -> Model:
+    """The weights of a name in SHA256; InputError where the file is not the one that was released."""
+    path = Path(__file__).parent / f"{name}.safetensors"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
+    if found != SHA256[name]:
+        raise InputError(f"{path}: found {found}, expected the SHA-256 {SHA256[name]}; install pmljax again")
+    return read(path)
 
 
 def write(path: str | Path, model: Model, commit: str = "", dtype: type = np.float16) -> None:
