@@ -19,11 +19,12 @@ from pmljax import embedded
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
-from pmljax.inputs import Edit, davis_scribbles, from_json, no_marks, read_edits, region, with_edit
+from pmljax.inputs import Edit, from_json, no_marks, read_edits, region, with_edit
 from pmljax.interact import Session
 from pmljax.labels import encode_labels
 from pmljax.model import create
 from pmljax.presets import Preset
+from pmljax.scribbles import davis_scribbles
 from pmljax.segment import segment
 
 COLOR = create("color")
