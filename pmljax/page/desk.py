@@ -84,6 +84,8 @@ class Desk:
             self.revision = len(self.log.edits)
             self._sure = [(-1, -1)] * session.embedded.count
             self._session, self.phase = session, "ready"
+            for step in warmer(session.snapshot()):
+                self.worker.submit(SOME_TIME, step)
         except Exception as error:
             self.phase = "failed"
             self.message = str(error) if isinstance(error, InputError) else f"an error of ours: {error!r}"
@@ -195,7 +197,7 @@ class Desk:
             used = {e.label for e in session.edits} | set(session.names) | set(objects)
             about |= {
                 "objects": [{"label": i, "name": session.names.get(i, "")} for i in objects],
-                "next": next((i for i in range(1, 255) if i not in used), 0),
+                "used": sorted(used),
                 "undo": _told(session.edits),
                 "redo": _told(session.undone),
                 "references": session.marked_cells(),
@@ -262,19 +264,35 @@ def _told(edits: list[Edit]) -> str:
 
 
 def warm(session: Session) -> None:
-    """Compile what the first inputs need, before a user waits for it."""
+    """Compile what the first click needs, before a user waits for it."""
     h, w = session.size
-    wide = max(min(h, w) // 3, 1)
-    for edit in (
-        Edit("click", 0, 1, ((h // 2, w // 2),)),
-        Edit("scribble", 0, 0, ((0, 0), (0, w - 1)), wide),
-        Edit("scribble", 0, 2, ((h - 1, 0), (h - 1, w - 1)), wide),
-        Edit("erase", 0, 0, ((h // 2, w // 2),), 3),
-        Edit("click", 0, 1, ((h // 2, w // 2),)),
-    ):
-        session.apply(edit)
+    for label in (1, 0, 2):
+        session.click(0, label * (h - 1) // 2, w // 2, label)
         session.labels(0)
-    margins(session, 0, COARSE)
     while session.undo():
         session.labels(0)
     session.undone.clear()
+
+
+def warmer(session: Session) -> list[Callable[[], object]]:
+    """Compile what later inputs will need, step by step, on a session that nobody looks at: longer and longer scribbles, for
+    sizes are powers of two, and the way back."""
+    h, w = session.size
+
+    def said(edit: Edit) -> None:
+        session.apply(edit)
+        session.labels(0)
+
+    def undone() -> None:
+        session.undo()
+        session.labels(0)
+
+    scribbles = [
+        Edit("scribble", 0, i % 3, ((h // 2, 0), (h // 2, w - 1)), max(min(h, w) * part // 100, 1))
+        for i, part in enumerate((1, 2, 10, 30, 60))
+    ]
+    edits = [*scribbles, Edit("erase", 0, 0, ((h // 2, w // 2),), 9)]
+    steps: list[Callable[[], object]] = [lambda: said(Edit("clear"))]
+    for edit in edits:
+        steps += [lambda edit=edit: said(edit), lambda: margins(session, 0, COARSE), lambda: margins(session, 0)]
+    return [*steps, *[undone] * len(edits)]

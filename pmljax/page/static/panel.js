@@ -114,13 +114,18 @@ async function forget(label) {
   if (store.label === label) choose(store.state.objects[0]?.label || 1);
 }
 
+let given = new Set(); // labels that were given here, known to the server or not yet
 export async function addObject() {
-  const label = store.state.next;
-  if (!label) return toast("All 254 ids are taken", true);
-  if (!store.state.objects.length && label === 1) await say({ op: "name", label: 1, name: "" });
-  const free = store.state.next || label;
-  await say({ op: "name", label: free, name: "" });
-  choose(free);
+  const first = store.label || 1; // the object that is there before anything is said
+  const taken = new Set([...(store.state.used || []), ...given, first]);
+  let label = 1;
+  while (taken.has(label)) label++;
+  if (label > 254) return toast("All 254 ids are taken", true);
+  const unknown = !store.state.objects.some((o) => o.label === first) && !given.has(first);
+  given.add(label).add(first);
+  choose(label); // at once: what is drawn next is the new object's
+  if (unknown) await say({ op: "name", label: first, name: "" });
+  if (!(await say({ op: "name", label, name: "" }))) given.delete(label);
 }
 
 export function chooseNth(n) {
@@ -156,7 +161,7 @@ function drawMarks() {
     );
     return item;
   }));
-  if (!inputs.length) list.append(made("li", { class: "quiet none" }, "None"));
+  if (!inputs.length) list.append(made("li", { class: "none" }, "None"));
   if (focused) list.querySelector(`[data-focus="${focused}"]`)?.focus();
 }
 

@@ -154,6 +154,10 @@ function draw() {
     context.fillStyle = "#15181d";
     context.fillRect(0, 0, width, height);
   }
+  if (store.mode === "sure") {
+    context.fillStyle = "#0009";
+    context.fillRect(0, 0, width, height);
+  }
   if (over) {
     context.imageSmoothingEnabled = store.mode !== "masks" || place.scale < 1;
     if (store.mode === "masks") context.drawImage(over, 0, 0, width, height);

@@ -25,11 +25,11 @@ function draw() {
   context.fill();
   // How sure: the taller and warmer, the less.
   const known = store.sure.filter((s) => s >= 0);
-  const most = Math.max(...known, 1);
+  const [least, most] = known.reduce(([a, b], s) => [Math.min(a, s), Math.max(b, s)], [1000, 0]);
   store.sure.forEach((s, i) => {
-    if (s < 0 || most <= 1) return;
-    const doubt = Math.min(Math.max(1 - s / most, 0), 1);
-    const h = 2 + (bottom - top - 2) * Math.min(1, doubt * 1.6);
+    if (s < 0 || most < 1) return;
+    const doubt = (most - s) / Math.max(most - least, 60);
+    const h = 3 + (bottom - top - 5) * doubt;
     context.fillStyle = `rgb(${90 + 142 * doubt}, ${110 + 52 * doubt}, ${140 - 48 * doubt})`;
     context.fillRect(x(i), bottom - h, Math.max(width / count - (width / count > 4 ? 1 : 0), 1), h);
   });

@@ -114,7 +114,6 @@ export async function removeSelected() {
 
 // The pointer
 function down(event) {
-  if (event.pointerType !== "touch") canvas.focus({ preventScroll: true });
   pointers.set(event.pointerId, event);
   canvas.setPointerCapture?.(event.pointerId);
   if (pointers.size === 2) { // two fingers move the picture; what the first began is forgotten
