@@ -238,10 +238,10 @@ def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
 
 def from_json(item: Any, where: str = "input") -> Edit:
     """An edit from the schema's object ("undo" and "redo" come out as edits of that op); InputError beginning with `where`."""
-    if not isinstance(item, dict) or item.get("op") not in FIELDS:
-        op = item.get("op") if isinstance(item, dict) else item
+    op = item.get("op") if isinstance(item, dict) else item
+    if not isinstance(item, dict) or not isinstance(op, str) or op not in FIELDS:
         raise InputError(f"{where}: found op {op!r}, expected one of {', '.join(FIELDS)}")
-    op, needed = item["op"], FIELDS[item["op"]]
+    needed = FIELDS[op]
     missing = [f for f in needed if f not in item and f not in ("width", "ring")]
     if missing:
         raise InputError(f"{where}: found a {op} without {', '.join(missing)}, expected {', '.join(needed)}")

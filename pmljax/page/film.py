@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pmljax.errors import InputError
 QUALITY = 90
 
 
+@runtime_checkable
 class Stamp(Protocol):
     """As `data.frames.Stamped`."""
 
