@@ -16,6 +16,8 @@ from pmljax.errors import InputError
 from pmljax.segmenting import Computing
 from pmljax.terminal import progress
 
+FAREWELL = 2.0  # seconds in which a page hears why its video could not be opened
+
 
 @dataclass(frozen=True)
 class Annotate:
@@ -75,16 +77,19 @@ class Annotate:
         with bind(self.host, self.port) as listening:
             log = EditLog(out, header)
 
+            servers: list[uvicorn.Server] = []
+
             def opening(advance):
-                with progress(f"embed {self.input.name}", frames.count) as bar:
-                    session = Session(
-                        model,
-                        frames,
-                        k=self.neighbours,
-                        size=preset.size,
-                        advance=lambda: (bar(), advance()),
-                    )
-                return session
+                def told() -> None:
+                    bar()
+                    advance()
+
+                try:
+                    with progress(f"embed {self.input.name}", frames.count) as bar:
+                        return Session(model, frames, k=self.neighbours, size=preset.size, advance=told)
+                except Exception:  # the page says why, then the command does
+                    threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
+                    raise
 
             desk = Desk(frames, self.computing.model, opening, log)
             token = secrets.token_urlsafe(24)
@@ -108,7 +113,8 @@ class Annotate:
                 ws="none",
                 timeout_graceful_shutdown=1,
             )
-            uvicorn.Server(config).run(sockets=[listening])
+            servers.append(uvicorn.Server(config))
+            servers[0].run(sockets=[listening])
             if desk.phase == "failed":
                 raise InputError(desk.message)
 

@@ -588,6 +588,20 @@ def test_what_annotate_refuses(made, tmp_path, capsys, monkeypatch):
     assert "pip install 'pmljax[app]'" in capsys.readouterr().err
 
 
+def test_a_video_that_breaks_off_is_told_on_the_page_and_in_one_line(made, tmp_path, cache):
+    import shutil
+
+    broken = tmp_path / "frames"
+    shutil.copytree(made.folder, broken)
+    whole = (broken / "00005.png").read_bytes()
+    (broken / "00005.png").write_bytes(whole[: len(whole) // 2])
+    with served(broken, "--out", tmp_path / "out", cache=cache) as server:
+        state = told(server.address, "state", lambda s: s["phase"] == "failed")
+        assert "00005.png: broken or truncated picture" in state["message"]
+        assert server.process.wait(20) == 2
+        assert "00005.png" in server.process.stderr.read().splitlines()[-1]
+
+
 # Killed
 
 

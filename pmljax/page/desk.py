@@ -46,6 +46,7 @@ class Desk:
         self.worker = Worker()
         self.view = 0
         self._sure: list[tuple[int, int]] = []  # of each frame: (the revision, thousandths)
+        self._spare: list[Callable[[], object]] = []
         self._basis: Basis | None = None
         self._opening = opening
         self._session: Session | None = None
@@ -59,12 +60,13 @@ class Desk:
         self._loop = asyncio.get_running_loop()
         self.film.start()
         self.worker.submit(INPUT, self._open)
-        self._tasks.add(asyncio.create_task(self._keep_sure()))
+        self._tasks.add(asyncio.create_task(self._spare_time()))
 
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self.phase, self.message = "stopped", "the server was stopped"
+        if self.phase != "failed":
+            self.phase, self.message = "stopped", "nothing is lost: the same command goes on"
         self._ring()
 
     # In the worker's thread
@@ -84,8 +86,7 @@ class Desk:
             self.revision = len(self.log.edits)
             self._sure = [(-1, -1)] * session.embedded.count
             self._session, self.phase = session, "ready"
-            for step in warmer(session.snapshot()):
-                self.worker.submit(SOME_TIME, step)
+            self._spare = warmer(session.snapshot())
         except Exception as error:
             self.phase = "failed"
             self.message = str(error) if isinstance(error, InputError) else f"an error of ours: {error!r}"
@@ -219,7 +220,7 @@ class Desk:
             if now != sure:
                 yield f"event: sure\ndata: {now}\n\n"
                 sure = now
-            if self.phase == "stopped":
+            if self.phase in ("stopped", "failed"):
                 return
             try:
                 await asyncio.wait_for(waiting.wait(), PING)
@@ -238,13 +239,17 @@ class Desk:
         tick, self._tick = self._tick, asyncio.Event()
         tick.set()
 
-    async def _keep_sure(self) -> None:
-        """Find out how sure each frame is, nearest to the view first, whenever nobody asks for anything."""
+    async def _spare_time(self) -> None:
+        """What nobody waits for, whenever nobody asks for anything: compile what later inputs will need; find out how sure each
+        frame is, nearest to the view first."""
         told = 0.0
         while True:
             behind = [i for i, (r, _) in enumerate(self._sure) if r != self.revision]
-            if self._session is None or not behind or time.monotonic() - self._asked < QUIET:
+            if self._session is None or time.monotonic() - self._asked < QUIET or not (behind or self._spare):
                 await asyncio.sleep(QUIET / 3)
+                continue
+            if self._spare:
+                await self.worker.do(SOME_TIME, self._spare.pop(0))
                 continue
             nearest = min(behind, key=lambda i: abs(i - self.view))
             self._sure[nearest] = await self.worker.do(SOME_TIME, lambda i=nearest: self._sureness(i))

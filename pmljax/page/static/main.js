@@ -82,7 +82,7 @@ server.listen({
   },
   sure: timeline.known,
   lost: () => {
-    if (document.body.dataset.phase !== "stopped") toast("The server does not answer; nothing acknowledged is lost", true);
+    if (!["stopped", "failed"].includes(document.body.dataset.phase)) toast("The server does not answer; nothing acknowledged is lost", true);
   },
 });
 on("frame", follow);

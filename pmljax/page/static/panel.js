@@ -1,6 +1,7 @@
 // The objects, the marks on this frame, the tools' buttons.
 
 import { bright } from "./paint.js";
+import * as server from "./server.js";
 import { changed, choose, nameOf, on, packetOf, say, store, toast } from "./store.js";
 import { removeSelected } from "./tools.js";
 
@@ -121,9 +122,11 @@ export async function addObject() {
   let label = 1;
   while (taken.has(label)) label++;
   if (label > 254) return toast("All 254 ids are taken", true);
-  const unknown = !store.state.objects.some((o) => o.label === first) && !given.has(first);
+  const before = given.has(first);
   given.add(label).add(first);
   choose(label); // at once: what is drawn next is the new object's
+  await server.sent();
+  const unknown = !before && !store.state.objects.some((o) => o.label === first);
   if (unknown) await say({ op: "name", label: first, name: "" });
   if (!(await say({ op: "name", label, name: "" }))) given.delete(label);
 }

@@ -47,6 +47,7 @@ function inTurn(send) {
   return mine;
 }
 
+export const sent = () => line; // once everything said so far was answered
 export const edit = (input, view) =>
   inTurn(() => packet(ask(`edit?view=${view}`, { method: "POST", body: JSON.stringify(input) })));
 export const mask = (file, frame) =>
