@@ -91,7 +91,7 @@ class Annotate:
                     threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
                     raise
 
-            desk = Desk(frames, self.computing.model, opening, log)
+            desk = Desk(frames, Path(self.computing.model).name, opening, log)
             token = secrets.token_urlsafe(24)
             app = make_app(desk, token, self.host)
             address = f"http://{_shown(self.host)}:{listening.getsockname()[1]}/{token}/"

@@ -146,7 +146,7 @@ def test_scribbles_boxes_and_three_objects(tab, tmp_path):
     assert (labels[21:50, 101:130] == 3).all() and labels[30, 95] == 0 and labels[60, 40] == 2 and labels[90, 70] == 0
     # A number chooses an object, a name stays, a hidden object is not painted.
     tab.press("2", "F2")
-    tab.page.keyboard.type("the dog")
+    tab.page.keyboard.type("the dog", delay=120)  # news of how sure the frames are come meanwhile
     tab.press("Enter")
     until(lambda: tab.inside()["revision"] == 7)
     assert tab.page.get_by_text("the dog").first.is_visible()

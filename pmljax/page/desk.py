@@ -240,15 +240,15 @@ class Desk:
         tick.set()
 
     async def _spare_time(self) -> None:
-        """What nobody waits for, whenever nobody asks for anything: compile what later inputs will need; find out how sure each
-        frame is, nearest to the view first."""
+        """What nobody waits for, whenever nobody asks for anything: find out how sure each frame is, nearest to the view first;
+        compile what later inputs will need."""
         told = 0.0
         while True:
             behind = [i for i, (r, _) in enumerate(self._sure) if r != self.revision]
             if self._session is None or time.monotonic() - self._asked < QUIET or not (behind or self._spare):
                 await asyncio.sleep(QUIET / 3)
                 continue
-            if self._spare:
+            if not behind:
                 await self.worker.do(SOME_TIME, self._spare.pop(0))
                 continue
             nearest = min(behind, key=lambda i: abs(i - self.view))

@@ -100,6 +100,8 @@ function press(event) {
       holdSpace(true);
     }
   } else if (event.key === "Escape") {
+    clearTimeout(timer);
+    byId("tip").hidden = true;
     if (!cancel()) byId("export").open = false;
     store.selected = null;
     changed("selected");

@@ -47,6 +47,7 @@ function listed() {
 
 function drawObjects() {
   const list = byId("objects");
+  if (renaming !== null && list.querySelector("input")) return; // news must not take the name from under the fingers
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
   list.replaceChildren(...listed().map(row));
   if (renaming !== null) list.querySelector("input")?.focus();
@@ -62,17 +63,19 @@ function row({ label, name }, index) {
   if (renaming === label) {
     const input = made("input", { value: name || called, "aria-label": `Name of ${called}`, maxlength: 80 });
     let done = false;
-    const finish = async (keep) => {
+    const finish = async (keep, byKey = false) => {
       if (done) return;
       done = true;
-      renaming = null;
       const text = input.value.trim();
       if (keep && text && text !== called) await say({ op: "name", label, name: text });
+      if (renaming === label) renaming = null;
+      input.remove();
       drawObjects();
+      if (byKey) byId("objects").querySelector(`[data-focus="choose-${label}"]`)?.focus();
     };
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
-      if (event.key === "Enter" || event.key === "Escape") finish(event.key === "Enter");
+      if (event.key === "Enter" || event.key === "Escape") finish(event.key === "Enter", true);
     });
     input.addEventListener("blur", () => finish(true));
     input.addEventListener("focus", () => input.select());
