@@ -73,12 +73,15 @@ keys.begin();
 drop();
 buttons();
 
+let ready = false;
 server.listen({
   state: (state) => {
-    const there = store.state.objects.map((o) => o.label);
     heard(state);
-    // A tab that is opened chooses the first object there is.
-    if (!there.length && state.objects.length && !state.objects.some((o) => o.label === store.label)) panel.chooseNth(1);
+    // A tab that is opened chooses the first object there is; later the choice is the user's.
+    if (!ready && state.phase === "ready") {
+      ready = true;
+      if (state.objects.length && !state.objects.some((o) => o.label === store.label)) panel.chooseNth(1);
+    }
   },
   sure: timeline.known,
   lost: () => {

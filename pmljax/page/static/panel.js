@@ -57,7 +57,7 @@ function drawObjects() {
 function row({ label, name }, index) {
   const called = nameOf(label);
   const item = made("li", {
-    role: "option", "aria-selected": String(label === store.label), "data-label": label,
+    "data-chosen": label === store.label ? "" : null, "data-label": label,
     class: store.hidden.has(label) ? "off" : "",
   });
   if (renaming === label) {
@@ -84,7 +84,7 @@ function row({ label, name }, index) {
   }
   const key = label ? (index < 9 ? String(index + 1) : "") : "0";
   item.append(made("button", {
-    class: "name", "data-focus": `choose-${label}`, onclick: () => choose(label), ondblclick: () => label && rename(label),
+    class: "name", "data-focus": `choose-${label}`, "aria-pressed": String(label === store.label), onclick: () => choose(label), ondblclick: () => label && rename(label),
     "data-tip": label ? `Choose ${called}` : "What you mark is background", "data-key": key || null,
   }, swatch(label), made("span", {}, called), made("kbd", {}, key)));
   if (!label) return item;
@@ -149,7 +149,7 @@ function drawMarks() {
   const inputs = packetOf(store.frame)?.inputs || [];
   list.replaceChildren(...inputs.map((input) => {
     const what = input.op === "mask" || input.op === "erase" ? WORDS[input.op] : `${WORDS[input.op]}: ${nameOf(input.label)}`;
-    const item = made("li", { "aria-selected": String(input.input === store.selected) });
+    const item = made("li", { "data-chosen": input.input === store.selected ? "" : null });
     const select = () => {
       store.selected = input.input;
       changed("selected");
@@ -174,7 +174,7 @@ function drawMarks() {
 // Buttons
 function drawButtons() {
   for (const button of document.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === store.tool));
-  for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-checked", String(button.dataset.mode === store.mode));
+  for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === store.mode));
   byId("why").setAttribute("aria-pressed", String(store.why));
   for (const name of ["undo", "redo"]) {
     byId(name).disabled = !store.state[name];

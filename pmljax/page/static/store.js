@@ -75,6 +75,7 @@ export async function follow() {
   } catch (error) {
     if (!(error instanceof server.Refused)) throw error;
     setTimeout(follow, 1000);
+    return;
   } finally {
     following = false;
   }

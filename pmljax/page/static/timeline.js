@@ -112,8 +112,7 @@ export function begin() {
   on("frame", () => [1, -1, 2].forEach((d) => picture(store.frame + d)));
 }
 
-export function known({ revision, sure }) {
+export function known({ sure }) {
   store.sure = sure;
-  store.sureOf = revision;
   changed("sure");
 }
