@@ -36,15 +36,16 @@ from typing import Any
 import numpy as np
 
 from experiments.interactive import Video, read
-from experiments.robot import davis_json, scribbles
+from experiments.robot import scribbles
 from pmljax.data import davis
 from pmljax.device import keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
-from pmljax.inputs import Edit, davis_scribbles
+from pmljax.inputs import Edit
 from pmljax.interact import Session
 from pmljax.labels import VOID, encode_labels
 from pmljax.model import Model
+from pmljax.scribbles import davis_scribbles, to_davis
 from pmljax.terminal import fail
 from pmljax.weights import load
 
@@ -178,7 +179,7 @@ def make_root(source: Path, root: Path, names: list[str], dataset: Any) -> None:
             write_file(pictures / f"{i:05d}{path.suffix}", path.read_bytes())
             write_file(masks / f"{i:05d}.png", encode_labels(video.truth[i]))
         for i, edits in zip(SETS, first_scribbles(video), strict=True):
-            text = json.dumps(davis_json(name, len(video.truth), edits, video.frames.size))
+            text = json.dumps(to_davis(name, len(video.truth), edits, video.frames.size))
             write_file(drawn / f"{i:03d}.json", text.encode())
 
 

@@ -189,14 +189,3 @@ def smooth(path: Int[np.ndarray, "n 2"], region: Bool[np.ndarray, "h w"]) -> tup
     line = curve if region[tuple(curve.T)].all() else path
     moved = np.r_[True, (np.diff(line, axis=0) != 0).any(1)]
     return tuple((int(y), int(x)) for y, x in line[moved])
-
-
-def davis_json(sequence: str, count: int, edits: list[Edit], size: tuple[int, int]) -> dict[str, object]:
-    """Scribbles in the form of a DAVIS scribble file of a sequence of `count` frames; `davis_scribbles` gives them back."""
-    frames: list[list[dict[str, object]]] = [[] for _ in range(count)]
-    h, w = size
-    for edit in edits:
-        # Readers multiply with width − 1 and height − 1 and drop what is behind the point: half a pixel keeps it whole.
-        path = [[min((x + 0.5) / (w - 1), 1), min((y + 0.5) / (h - 1), 1)] for y, x in edit.points]
-        frames[edit.frame].append({"path": path, "object_id": edit.label, "start_time": 0, "end_time": 0})
-    return {"scribbles": frames, "sequence": sequence}

@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
 from pmljax import metrics
+from pmljax.annotating import Annotate
 from pmljax.device import keep_compiled, keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
@@ -206,6 +207,7 @@ def score(davis: Path, results: Path, names: Sequence[str], year: int):
 COMMANDS = {
     "segment": Segment,
     "embed": Embed,
+    "annotate": Annotate,
     "score": Score,
     "evaluate": Evaluate,
     "train": Train,

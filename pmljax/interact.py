@@ -9,6 +9,7 @@ Axes: `h w` image, `y x` grid, `n` cell of a chunk's frames, `k` neighbour, `m` 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from pmljax.answers import EMPTY, FEW, Answer, add, cell_labels, have, nothing, 
 from pmljax.embedded import CHUNK, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
-from pmljax.inputs import Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
+from pmljax.inputs import PLACED, Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.model import Model
 from pmljax.references import both_axes, id_columns
@@ -65,12 +66,15 @@ class Session:
         growth = both_axes(
             config, self.size, size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
         )
+        self.growth: tuple[np.ndarray, np.ndarray] = growth
         self._grow = jax.jit(lambda shares, ids: grow(shares, ids, *growth))
         self.grid = Grid(self.size, config.seen(self.size, size), self.embedded.grid, config.stride, shrink)
         self.edits: list[Edit] = []
         """The inputs that hold, in order."""
         self.undone: list[Edit] = []
         """Those taken back, the last first to come again."""
+        self.names: dict[int, str] = {}
+        """What the user calls the objects."""
         self._marks: dict[int, Marks] = {}
         self._answers: dict[int, Answer] = {}
         # What is marked: places (frame·c + cell) ascending, their labels, their embeddings.
@@ -103,6 +107,14 @@ class Session:
         """All that was said is taken back, until `undo`."""
         self.apply(Edit("clear"))
 
+    def forget(self, label: int) -> None:
+        """All that was said about one object is taken back, until `undo`."""
+        self.apply(Edit("forget", label=label))
+
+    def remove(self, index: int) -> None:
+        """Input `edits[index]` is taken back, wherever it stands, until `undo`."""
+        self.apply(Edit("remove", target=index))
+
     def undo(self) -> bool:
         """Take the last input back; False if there is none."""
         if not self.edits:
@@ -119,30 +131,43 @@ class Session:
         self._changed(self.edits[-1], came=True)
         return True
 
+    def check(self, edit: Edit) -> Edit:
+        """The edit as `apply` would take it; InputError where it would not."""
+        edit = checked(edit, self.embedded.count, self.size)
+        if edit.op == "remove" and edit.target not in self._holding():
+            raise InputError(f"remove: found input {edit.target}, expected one that holds and has a frame")
+        return edit
+
     def apply(self, edit: Edit) -> None:
-        """Any input; of op "undo" or "redo" too."""
+        """Any input; of op "undo", "redo" and "name" too."""
         if edit.op in ("undo", "redo"):
             (self.undo if edit.op == "undo" else self.redo)()
             return
-        self.edits.append(checked(edit, self.embedded.count, self.size))
+        edit = self.check(edit)
+        if edit.op == "name":
+            self.names[edit.label] = edit.name
+            return
+        self.edits.append(edit)
         self.undone.clear()
-        self._changed(self.edits[-1], came=True)
+        self._changed(edit, came=True)
 
     def save(self, path: Path | str) -> None:
         """Write the inputs that hold as JSON lines (`pmljax.inputs`), after a line that says which video they belong to."""
-        write_file(Path(path), (json.dumps(self._header()) + "\n" + to_lines(self.edits)).encode())
+        names = (Edit("name", label=label, name=name) for label, name in sorted(self.names.items()))
+        lines = json.dumps(self._header()) + "\n" + to_lines(self.edits) + to_lines(names)
+        write_file(Path(path), lines.encode())
 
     def load(self, path: Path | str) -> None:
         """Make the inputs of a file those of the session. InputError where it was saved from another video."""
         header, edits = read_edits(Path(path))
-        if header and header != self._header():
-            named = {k: header.get(k) for k in header if header.get(k) != self._header().get(k)}
+        named = {k: header.get(k) for k, v in self._header().items() if header and header.get(k) != v}
+        if named:
             raise InputError(
                 f"{path}: these inputs belong to another video ({json.dumps(named)}); expected the one that they were"
                 " saved from"
             )
         edits = [checked(e, self.embedded.count, self.size) if e.op not in ("undo", "redo") else e for e in edits]
-        self.edits, self.undone = [], []
+        self.edits, self.undone, self.names = [], [], {}
         self._changed(Edit("clear"), came=False)
         for edit in edits:
             self.apply(edit)
@@ -152,17 +177,20 @@ class Session:
 
     def _changed(self, edit: Edit, *, came: bool) -> None:
         """Marks and marked cells after `edit` came or went."""
-        cleared = max((i + 1 for i, e in enumerate(self.edits) if e.op == "clear"), default=0)
-        holding = self.edits[cleared:]
-        if came and edit.op != "clear":  # on top of what is there
-            marks = self._marks.get(edit.frame) or no_marks(self.grid)
-            self._marks[edit.frame] = with_edit(marks, edit, self.grid)
+        nothing_said = no_marks(self.grid)
+        if came and edit.op in PLACED:  # on top of what is there
+            self._marks[edit.frame] = with_edit(self._marks.get(edit.frame, nothing_said), edit, self.grid)
         else:
-            for frame in {e.frame for e in holding} | set(self._marks) if edit.op == "clear" else {edit.frame}:
-                mine = [e for e in holding if e.frame == frame]
+            holding = [self.edits[i] for i in self._holding(forgets=True)]
+            frames = {e.frame for e in holding} | set(self._marks)
+            if edit.op in (*PLACED, "remove"):
+                frames = {self.edits[edit.target].frame if edit.op == "remove" else edit.frame}
+            for frame in frames:
                 self._marks.pop(frame, None)
-                for e in mine:
-                    self._marks[frame] = with_edit(self._marks.get(frame) or no_marks(self.grid), e, self.grid)
+                mine = [e for e in holding if e.frame == frame or e.op == "forget"]
+                if any(e.op != "forget" for e in mine):
+                    for e in mine:
+                        self._marks[frame] = with_edit(self._marks.get(frame, nothing_said), e, self.grid)
         cells, before = self.embedded.cells, self._marked
         found = [
             (f * cells + c, m.cells[c]) for f, m in sorted(self._marks.items()) for c in [np.flatnonzero(m.cells >= 0)]
@@ -174,6 +202,37 @@ class Session:
         rows[known] = self._rows[np.isin(before, self._marked, assume_unique=True)]
         rows[~known] = self.embedded.rows(self._marked[~known])
         self._rows = rows
+
+    def _holding(self, *, forgets: bool = False) -> list[int]:
+        """Which of the inputs with a frame hold: those since the last `clear` that were not removed; `forgets`: and those
+        that forget objects, for the marks are made from both in order."""
+        cleared = max((i + 1 for i, e in enumerate(self.edits) if e.op == "clear"), default=0)
+        kinds = (*PLACED, "forget") if forgets else PLACED
+        gone = {e.target for e in self.edits[cleared:] if e.op == "remove"}
+        return [i for i in range(cleared, len(self.edits)) if self.edits[i].op in kinds and i not in gone]
+
+    def inputs(self) -> dict[int, Edit]:
+        """{its index in `edits`: input} of the inputs that hold, without those that forgotten objects had."""
+        gone = {e.label: i for i, e in enumerate(self.edits) if e.op == "forget"}
+        last = {i: self.edits[i] for i in self._holding()}
+        return {i: e for i, e in last.items() if e.op in ("mask", "erase") or i > gone.get(e.label, -1)}
+
+    def objects(self) -> list[int]:
+        """The objects that are marked or have a name, but for those forgotten."""
+        forgotten = {e.label for e in self.edits if e.op == "forget"}
+        return sorted((set(self.names) - forgotten | {int(i) for i in np.unique(self._labels)}) - {0})
+
+    def marked_cells(self) -> dict[int, int]:
+        """{frame: how many of its cells are marked}."""
+        frames, counts = np.unique(self._marked // self.embedded.cells, return_counts=True)
+        return dict(zip(frames.tolist(), counts.tolist(), strict=True))
+
+    def snapshot(self) -> Session:
+        """A session on the same embeddings with the same inputs, which goes its own way from here."""
+        other = copy.copy(self)
+        for name in ("edits", "undone", "names", "_marks", "_answers"):  # what they hold is never written to
+            setattr(other, name, copy.copy(getattr(self, name)))
+        return other
 
     # Answers
 
@@ -206,6 +265,21 @@ class Session:
         found = [cell_labels(self._answer(i).places, marked, columns, ids) for i in range(self.embedded.chunks)]
         cells = np.concatenate([np.asarray(x) for x in found])[: self.embedded.count * self.embedded.cells]
         return cells.reshape(self.embedded.count, *self.embedded.grid)
+
+    def said(self, frame: int) -> Marks:
+        """What the user said about a frame."""
+        return self._marks.get(frame) or no_marks(self.grid)
+
+    def marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every marked cell: its place (frame·c + cell, ascending), its label, its embedding."""
+        return self._marked, self._labels, self._rows
+
+    def neighbours(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest marked cells of every cell of a frame: (squared distances, places), `[c, k]`, as in `Answer`."""
+        chunk, f = divmod(frame, CHUNK)
+        here = slice(f * self.embedded.cells, (f + 1) * self.embedded.cells)
+        answer = self._answer(chunk)
+        return np.asarray(answer.distances)[here], np.asarray(answer.places)[here]
 
     def _padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(marked places, the column of each one's label, the columns' ids), filled up so that few sizes are compiled."""

@@ -80,7 +80,12 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     object 1; otherwise the values are ids and 255 is void. RGB: black and white, or colours of the palette.
     Raises InputError for what would be guesswork: JPEG, antialiased or 16-bit masks, colours outside the palette.
     """
-    mode, pixels = _decode(path)
+    return decode_labels(_bytes_of(path), str(path))
+
+
+def decode_labels(data: bytes, path: str = "mask") -> UInt8[np.ndarray, "h w"]:
+    """`read_labels` of a file's bytes; `path` is what errors call it."""
+    mode, pixels = _decode(data, path)
     if mode == "P":
         return pixels
     if mode == "1":
@@ -92,20 +97,28 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
 
 def read_result(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     """Read a method's result for scoring: as `read_labels`, but 255 is never void (a lone 255 means object 1)."""
-    mode, pixels = _decode(path)
+    mode, pixels = _decode(_bytes_of(path), str(path))
     if mode == "L":
         return (pixels > 0).astype(np.uint8) if set(np.unique(pixels)) <= {0, 255} else pixels
     return pixels.astype(np.uint8) if mode in "P1" else _from_colours(pixels, path)
 
 
-def _decode(path: str | Path) -> tuple[str, np.ndarray]:
+def _bytes_of(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a mask (PNG)") from None
+    except OSError as error:
+        raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
+
+
+def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
     """("P" | "1" | "L" | "RGB", pixels) of an image that can hold exact labels."""
     from PIL import Image
 
-    path = Path(path)
     try:
-        refuse_deep_png(path, "a mask of 8 bits: palette, grey, 1-bit or RGB")
-        with Image.open(path) as image:
+        refuse_deep_png(path, "a mask of 8 bits: palette, grey, 1-bit or RGB", data[:25])
+        with Image.open(io.BytesIO(data)) as image:
             if image.format in ("JPEG", "MPO"):
                 raise InputError(f"{path}: found a JPEG, whose compression changes ids; expected a PNG mask")
             mode = image.mode
@@ -117,8 +130,6 @@ def _decode(path: str | Path) -> tuple[str, np.ndarray]:
                 return "P", np.array(image.getchannel(0))
             if mode in ("RGB", "RGBA"):
                 return "RGB", np.array(image)[..., :3]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a mask (PNG)") from None
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -126,10 +137,14 @@ def _decode(path: str | Path) -> tuple[str, np.ndarray]:
     raise InputError(f"{path}: found pixels of mode {mode}, expected a mask of 8 bits: palette, grey, 1-bit or RGB")
 
 
-def refuse_deep_png(path: Path, expected: str) -> None:
-    """InputError for a PNG of 16 bits a channel, which Pillow would read by dropping half of them."""
-    with open(path, "rb") as file:
-        head = file.read(25)
+def refuse_deep_png(path: str | Path, expected: str, head: bytes | None = None) -> None:
+    """InputError for a PNG of 16 bits a channel, which Pillow would read by dropping half of them.
+
+    head: how the file begins, where it was read already.
+    """
+    if head is None:
+        with open(path, "rb") as file:
+            head = file.read(25)
     if head.startswith(b"\x89PNG\r\n") and head[24:] == b"\x10":
         raise InputError(f"{path}: found a PNG of 16 bits a channel, expected {expected}")
 

@@ -78,6 +78,8 @@ class Segment:
     label 0 marks the background. Scribbles, boxes and masks too (pmljax/inputs.py), and what `Session.save` wrote."""
     scribbles: Path | None = None
     """Instead of a mask: a scribble file of the DAVIS interactive challenge."""
+    edits: Path | None = None
+    """Instead of a mask: the edit log that `pmljax annotate` kept (OUT/edits.jsonl)."""
     neighbours: int = 1
     """With --clicks or --scribbles: how many of the nearest marked pixels vote."""
     computing: Annotated[Computing, arg(name="")] = Computing()
@@ -98,10 +100,10 @@ class Segment:
         from pmljax.data.sources import open_frames
         from pmljax.results import read_masks, segment_to
 
-        ways = [n for n in ("mask", "clicks", "scribbles") if getattr(self, n)]
+        ways = [n for n in ("mask", "clicks", "scribbles", "edits") if getattr(self, n)]
         if len(ways) != 1:
             found = " and ".join(f"--{n}" for n in ways) or "none"
-            raise InputError(f"found {found}; expected one of --mask, --clicks and --scribbles")
+            raise InputError(f"found {found}; expected one of --mask, --clicks, --scribbles and --edits")
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         if not self.mask:
             return self.from_inputs(frames)
@@ -122,17 +124,23 @@ class Segment:
         self.told(done)
 
     def from_inputs(self, frames: Any) -> None:
-        from pmljax.inputs import davis_scribbles
+        from pmljax.editlog import header_of, read_log
         from pmljax.interact import Session
         from pmljax.results import session_to
+        from pmljax.scribbles import davis_scribbles
+        from pmljax.weights.bundled import fingerprint
 
         if self.computing.best or self.computing.paper:
             raise InputError(
-                "--best, --paper: found with --clicks or --scribbles, which are plain retrieval; leave it out"
+                "--best, --paper: found with --clicks, --scribbles or --edits, which are plain retrieval; leave it out"
             )
-        given = self.clicks or self.scribbles
+        given = self.clicks or self.scribbles or self.edits
         edits = davis_scribbles(self.scribbles, frames.size) if self.scribbles else []
         model, preset = self.computing.prepare()
+        if self.edits:
+            seen = model.config.seen(frames.size, preset.size)
+            header = header_of(frames.digest(), fingerprint(model), frames.size, k=self.neighbours, seen=seen)
+            edits = read_log(self.edits, header)
         with progress(f"embed {self.input.name}", frames.count) as advance:
             session = Session(model, frames, k=self.neighbours, size=preset.size, advance=advance)
         if self.clicks:

@@ -15,7 +15,22 @@ from experiments.side_by_side import Missing, Row, Spread, from_json, interleave
 from pmljax.config import ModelConfig
 from pmljax.model import create, embed
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch's threads wait for each other: beside other tests, for ten times as long as the work takes."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 HERE = {
     "devices": ["cpu cpu"],

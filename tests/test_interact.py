@@ -19,11 +19,12 @@ from pmljax import embedded, files
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
-from pmljax.inputs import Edit, davis_scribbles, from_json, no_marks, read_edits, region, with_edit
+from pmljax.inputs import Edit, from_json, no_marks, read_edits, region, with_edit
 from pmljax.interact import Session
 from pmljax.labels import encode_labels
 from pmljax.model import create
 from pmljax.presets import Preset
+from pmljax.scribbles import davis_scribbles
 from pmljax.segment import segment
 
 COLOR = create("color")
@@ -177,6 +178,22 @@ def test_region_against_a_loop():
         )
         assert found[y, x] == (nearest <= 3)
     assert region(Edit("click", 0, 1, ((40, 54),)), SIZE).sum() == 1
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 15, 40, 110])
+def test_wide_lines_at_the_border(width):
+    points = ((0, 3), (0, 3), (2, 50), (40, 54))
+    found = region(Edit("scribble", 0, 1, points, width), SIZE)
+    line = np.argwhere(region(Edit("scribble", 0, 1, points, 1), SIZE))
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    distances = ((line[:, 0, None, None] - y) ** 2 + (line[:, 1, None, None] - x) ** 2).min(0)
+    assert np.array_equal(found, distances <= ((width - 1) / 2) ** 2)
+
+
+def test_the_longest_and_widest_line_takes_little():
+    rng = np.random.default_rng(0)
+    points = tuple(zip(rng.integers(0, 480, 20_000).tolist(), rng.integers(0, 854, 20_000).tolist(), strict=True))
+    assert region(Edit("scribble", 0, 1, points, 2 * 854), (480, 854)).all()
 
 
 def test_thin_objects_and_void_in_a_mask(session):

@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from experiments import davisinteractive_adapter as adapter
 from experiments import interaction_curve, interactive, robot
-from pmljax.inputs import Edit, davis_scribbles, region
+from pmljax.inputs import Edit, region
 from pmljax.labels import VOID, encode_labels
 from pmljax.model import create
+from pmljax.scribbles import davis_scribbles, to_davis
 
 EIGHT = np.ones((3, 3), bool)
 FRAMES = 8
@@ -189,7 +190,7 @@ def test_scribbles_in_davis_form_come_back(tmp_path, rng):
     edits = robot.scribbles(2, truth, np.full_like(truth, VOID))
     edits += [Edit("scribble", 0, 1, ((0, 0), (39, 49)))]
     path = tmp_path / "001.json"
-    path.write_text(json.dumps(robot.davis_json("clip", 4, edits, truth.shape)))
+    path.write_text(json.dumps(to_davis("clip", 4, edits, truth.shape)))
     found = davis_scribbles(path, truth.shape)
     assert sorted(found, key=str) == sorted(edits, key=str)
     shares = [x for frame in json.loads(path.read_text())["scribbles"] for s in frame for p in s["path"] for x in p]

@@ -1,0 +1,140 @@
+"""`pmljax annotate`: the page on which a video is segmented by hand."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from pmljax.errors import InputError
+from pmljax.segmenting import Computing
+from pmljax.terminal import progress
+
+FAREWELL = 2.0  # seconds in which a page hears why its video could not be opened
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Click on a video in the browser and see every frame change at once.
+
+    pmljax annotate clip.mp4
+
+    Embeds the video once (or opens its cache) and serves one page on this machine. Every input is on the disk in
+    OUT/edits.jsonl before it is answered; the same command goes on where it was, and `pmljax segment INPUT --edits
+    OUT/edits.jsonl` gives the same masks without a page. Needs the extra `app`: pip install 'pmljax[app]'.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    out: Path | None = None
+    """The folder of the edit log; by default INPUT's name with -edits, here."""
+    computing: Annotated[Computing, arg(name="")] = Computing()
+    neighbours: int = 1
+    """How many of the nearest marked pixels vote."""
+    port: int = 0
+    """Where to serve; 0: wherever there is room."""
+    host: str = "127.0.0.1"
+    """Another address lets other machines ask: whoever knows the address may edit, unencrypted."""
+    no_open: bool = False
+    """Do not open the browser."""
+    start: int = 0
+    """First frame, counted from 0."""
+    end: int | None = None
+    """Stop before this frame."""
+    every: int = 1
+    """Take every n-th frame."""
+
+    def run(self) -> None:
+        try:
+            import starlette  # noqa: F401
+            import uvicorn
+        except ImportError as error:
+            raise InputError(f"annotate needs {error.name}; expected: pip install 'pmljax[app]'") from None
+        from pmljax.data.sources import open_frames
+        from pmljax.editlog import EditLog, header_of
+        from pmljax.interact import Session
+        from pmljax.page.app import make_app
+        from pmljax.page.desk import Desk
+        from pmljax.page.guard import is_loopback
+        from pmljax.weights.bundled import fingerprint
+
+        if self.computing.best or self.computing.paper:
+            raise InputError("--best, --paper: the page is plain retrieval; leave it out")
+        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
+        model, preset = self.computing.prepare()
+        out = self.out or Path(f"{self.input.resolve().stem}-edits")
+        if out.resolve() in (self.input.resolve(), self.input.resolve().parent):
+            raise InputError(f"{out}: this is where the input {self.input} is; expected another folder to write to")
+        seen = model.config.seen(frames.size, preset.size)
+        header = header_of(frames.digest(), fingerprint(model), frames.size, k=self.neighbours, seen=seen)
+
+        with bind(self.host, self.port) as listening:
+            log = EditLog(out, header)
+
+            servers: list[uvicorn.Server] = []
+
+            def opening(advance):
+                def told() -> None:
+                    bar()
+                    advance()
+
+                try:
+                    with progress(f"embed {self.input.name}", frames.count) as bar:
+                        return Session(model, frames, k=self.neighbours, size=preset.size, advance=told)
+                except Exception:  # the page says why, then the command does
+                    threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
+                    raise
+
+            desk = Desk(frames, Path(self.computing.model).name, opening, log)
+            token = secrets.token_urlsafe(24)
+            app = make_app(desk, token, self.host)
+            address = f"http://{_shown(self.host)}:{listening.getsockname()[1]}/{token}/"
+            if not is_loopback(self.host):
+                print(f"pmljax: warning: --host {self.host} lets other machines ask, unencrypted", file=sys.stderr)
+            if log.notice:
+                print(f"pmljax: {log.notice}", file=sys.stderr)
+            print(f"{address}\nedits in {log.path}; stop with Ctrl-C", flush=True)
+            if not self.no_open:
+                import webbrowser
+
+                threading.Timer(0.5, webbrowser.open, [address]).start()
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,  # it would show the token
+                server_header=False,
+                http="h11",
+                ws="none",
+                timeout_graceful_shutdown=1,
+            )
+            servers.append(uvicorn.Server(config))
+            servers[0].run(sockets=[listening])
+            if desk.phase == "failed":
+                raise InputError(desk.message)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; InputError where that cannot be."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise InputError(f"--host {host}: cannot be used ({error.strerror or error}); expected an address") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(64)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise InputError(f"--host {host} --port {port}: cannot be used ({error}); expected a free port") from None
+    return listening
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,132 @@
+"""The edit log: every input on the disk before it is acknowledged, whatever happens to the process, the page or the disk.
+
+OUT/edits.jsonl, only ever appended to. Its first line says which video and which model it belongs to, every other one is an
+input in the schema of `pmljax.inputs`, undo and redo included: read again, the log gives the same inputs and the same history.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pmljax.errors import InputError
+from pmljax.inputs import Edit, from_json
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two servers from one log
+    fcntl = None
+
+FORMAT = 1
+NAME = "edits.jsonl"
+
+
+class LogFull(Exception):
+    """An input could not be written. Everything before it is kept."""
+
+
+def header_of(video: str, weights: str, size: tuple[int, int], *, k: int, seen: tuple[int, int]) -> dict[str, Any]:
+    """The first line of a log. video, weights: hashes.  size: (h, w).  k, seen: as in `Session`."""
+    return {"video": video, "weights": weights, "size": list(size), "k": k, "seen": list(seen), "format": FORMAT}
+
+
+def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], int, str]:
+    """(the edits, how many bytes are whole lines, a notice or "") of a log. InputError where it is another video's or model's,
+    or broken before its last line."""
+    whole = data.rfind(b"\n") + 1
+    notice = f"{path.name}: its last line was cut off and is left out" if whole < len(data) else ""
+    lines = data[:whole].split(b"\n")[:-1]
+    items = []
+    for i, line in enumerate(lines, 1):
+        try:
+            items.append(json.loads(line))
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{path}: line {i}: found no JSON; expected an edit log with nothing broken but its last line"
+            ) from None
+    if not items:
+        return [], 0, notice
+    found = items[0] if isinstance(items[0], dict) else {}
+    wrong = next((key for key in header if found.get(key) != header[key]), None)
+    if wrong:
+        what = {"video": "another video", "weights": "another model"}.get(wrong, f"another {wrong}")
+        raise InputError(
+            f"{path}: this log is of {what} ({wrong}: found {json.dumps(found.get(wrong))[:80]}, now"
+            f" {json.dumps(header[wrong])}); expected the same, or another --out"
+        )
+    return [from_json(item, f"{path}: line {i}") for i, item in enumerate(items[1:], 2)], whole, notice
+
+
+def read_log(path: Path, header: dict[str, Any]) -> list[Edit]:
+    """The edits of a log, as `parse`; a torn last line is left out."""
+    try:
+        return parse(path.read_bytes(), path, header)[0]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected an edit log") from None
+
+
+class EditLog:
+    """A log that is open for writing. edits: those that were there.  notice: what was dropped, "" if nothing was."""
+
+    def __init__(self, folder: Path, header: dict[str, Any]):
+        self.path = folder / NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be opened ({error.strerror}); expected a folder to write to"
+            ) from None
+        try:
+            if fcntl:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(self.path, "rb") as file:
+                self.edits, self.length, self.notice = parse(file.read(), self.path, header)
+            os.ftruncate(self._file, self.length)
+            if not self.length:
+                self._write(json.dumps(header).encode() + b"\n")
+                _sync_folder(folder)
+        except BlockingIOError:
+            self.close()
+            raise InputError(f"{self.path}: another pmljax has it open; expected it closed, or another --out") from None
+        except LogFull as error:
+            self.close()
+            raise InputError(f"{self.path}: {error}; expected a disk with room") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, edit: Edit) -> None:
+        """Write one input; when this returns, it is on the disk. LogFull: it is not, and the log is as it was."""
+        self._write(json.dumps(edit.to_json()).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        try:
+            # First drop what an append that failed may have left.
+            os.ftruncate(self._file, self.length)
+            os.lseek(self._file, self.length, os.SEEK_SET)
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, self.length)
+            raise LogFull(f"the input could not be written ({error.strerror or error})") from None
+        self.length += len(line)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The file's name on the disk too."""
+    with suppress(OSError):  # where folders cannot be opened, as on Windows
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,303 @@
+"""What the page knows: the session and its log, in one thread's hands, and the state of which every tab is told.
+
+A state has a number, `revision`: how many lines of inputs the log holds. Whatever is answered says which revision it is of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+
+from pmljax.data.frames import Frames
+from pmljax.editlog import EditLog
+from pmljax.errors import InputError
+from pmljax.inputs import Edit
+from pmljax.interact import Session
+from pmljax.page.film import Film
+from pmljax.page.wire import packet, runs
+from pmljax.page.work import INPUT, SOME_TIME, VIEW, Worker
+from pmljax.views import Basis, colours, margins, principal, why
+
+PING = 15.0  # seconds after which a quiet line is shown to be alive
+QUIET = 0.3  # seconds without a question after which what nobody waits for is computed
+COARSE = 2  # how sure a frame is, is asked of every second row and column of cells
+
+Opening = Callable[[Callable[[], object]], Session]
+
+
+class NotReady(Exception):
+    """The video is still being embedded, or could not be."""
+
+
+class Desk:
+    """opening: makes the session, calling what it is given after each frame; replays `log` into it."""
+
+    def __init__(self, frames: Frames, model: str, opening: Opening, log: EditLog):
+        self.frames, self.model, self.log = frames, model, log
+        self.revision = 0
+        self.phase, self.message, self.notice = "embedding", "", log.notice
+        self.embedded = 0
+        self.film = Film(frames.stamped, self._tell)
+        self.worker = Worker()
+        self.view = 0
+        self._sure: list[tuple[int, int]] = []  # of each frame: (the revision, thousandths)
+        self._spare: list[Callable[[], object]] = []
+        self._basis: Basis | None = None
+        self._opening = opening
+        self._session: Session | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tick = asyncio.Event()
+        self._asked = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to decode and to embed; inside of the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self.film.start()
+        self.worker.submit(INPUT, self._open)
+        self._tasks.add(asyncio.create_task(self._spare_time()))
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self.phase != "failed":
+            self.phase, self.message = "stopped", "nothing is lost: the same command goes on"
+        self._ring()
+
+    # In the worker's thread
+
+    def _open(self) -> None:
+        def advance() -> None:
+            if self.phase == "stopped":
+                raise InputError("stopped")
+            self.embedded += 1
+            self._tell()
+
+        try:
+            session = self._opening(advance)
+            warm(session)
+            for edit in self.log.edits:
+                session.apply(edit)
+            self.revision = len(self.log.edits)
+            self._sure = [(-1, -1)] * session.embedded.count
+            self._session, self.phase = session, "ready"
+            self._spare = warmer(session.snapshot())
+        except Exception as error:
+            self.phase = "failed"
+            self.message = str(error) if isinstance(error, InputError) else f"an error of ours: {error!r}"
+            raise
+        finally:
+            self._tell()
+
+    def session(self) -> Session:
+        if self._session is None:
+            raise NotReady(self.message or "the video is still being embedded")
+        return self._session
+
+    def edit(self, edit: Edit, view: int) -> bytes:
+        """Take one input: check it, write it down, then believe it. The packet of frame `view` after it, with the state."""
+        session = self.session()
+        self._check_frame(view)
+        idle = {"undo": not session.edits, "redo": not session.undone}.get(edit.op, False)
+        if not idle:
+            edit = edit if edit.op in ("undo", "redo") else session.check(edit)
+            self.log.append(edit)
+            session.apply(edit)
+            self.revision += 1
+            self._tell()
+        self.view = view
+        return self.frame(view, state=self.state())
+
+    def frame(self, index: int, **more: Any) -> bytes:
+        """The packet of one frame: its labels and the inputs on it."""
+        session = self.session()
+        self._check_frame(index)
+        self._asked = time.monotonic()
+        inputs = [
+            {"input": i} | {k: v for k, v in e.to_json().items() if k != "labels"}
+            for i, e in session.inputs().items()
+            if e.frame == index
+        ]
+        about = {"frame": index, "revision": self.revision, "inputs": inputs}
+        return packet(about | more, runs(session.labels(index)))
+
+    def _check_frame(self, index: int) -> None:
+        count = self.session().embedded.count
+        if not 0 <= index < count:
+            raise InputError(f"frame {index}: expected 0…{count - 1}")
+
+    def margins(self, index: int) -> bytes:
+        """The packet of how sure a frame's cells are: uint8 `[y, x]`."""
+        self._check_frame(index)
+        found = (margins(self.session(), index) * 255).round().astype(np.uint8)
+        return packet({"frame": index, "revision": self.revision} | self._lie(), found.tobytes())
+
+    def colours(self, index: int) -> bytes:
+        """The packet of a frame's embedding as colours: uint8 `[y, x, 3]`."""
+        session = self.session()
+        self._check_frame(index)
+        self._basis = self._basis or principal(session.embedded)
+        found = colours(session.embedded, index, self._basis)
+        return packet({"frame": index, "revision": self.revision} | self._lie(), found.tobytes())
+
+    def _lie(self) -> dict[str, Any]:
+        """Where the cells lie in the frame, (y, x) in pixels: their pitch, and the corner of the first."""
+        grid = self.session().grid
+        scale = [size / seen for size, seen in zip(grid.size, grid.seen, strict=True)]
+        return {
+            "grid": list(grid.cells),
+            "cell": [grid.stride * s for s in scale],
+            "origin": [(0.5 - grid.stride / 2) * s for s in scale],
+        }
+
+    def why(self, index: int, y: int, x: int) -> dict[str, Any]:
+        """Who decided a pixel."""
+        session = self.session()
+        self._check_frame(index)
+        if not (0 <= y < session.size[0] and 0 <= x < session.size[1]):
+            raise InputError(f"y {y}, x {x}: expected a pixel of {session.size[1]}×{session.size[0]} (width×height)")
+        found = why(session, index, y, x)
+        return found._asdict() | {
+            "references": [r._asdict() for r in found.references],
+            "frame": index,
+            "revision": self.revision,
+        }
+
+    # What every tab is told
+
+    def state(self) -> dict[str, Any]:
+        """The state, as JSON."""
+        session = self._session
+        count = session.embedded.count if session else self.frames.count or len(self.film)
+        about: dict[str, Any] = {
+            "revision": self.revision,
+            "phase": self.phase,
+            "message": self.message,
+            "notice": self.notice,
+            "embedded": self.embedded,
+            "decoded": len(self.film),
+            "film_error": self.film.error,
+            "count": count,
+            "width": self.frames.size[1],
+            "height": self.frames.size[0],
+            "rate": self.film.rate,
+            "title": self.frames.path.name,
+            "model": self.model,
+            "objects": [],
+            "undo": "",
+            "redo": "",
+            "references": {},
+        }
+        if session:
+            objects = session.objects()
+            used = {e.label for e in session.edits} | set(session.names) | set(objects)
+            about |= {
+                "objects": [{"label": i, "name": session.names.get(i, "")} for i in objects],
+                "used": sorted(used),
+                "undo": _told(session.edits),
+                "redo": _told(session.undone),
+                "references": session.marked_cells(),
+                "inputs": len(session.inputs()),
+                "background": bool((session.marked()[1] == 0).any()),
+            }
+        return about
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Server-sent events: `state` whenever it is another, `sure` whenever more is known; the newest only."""
+        sent, sure = "", ""
+        while True:
+            waiting = self._tick
+            state = json.dumps(await self.in_turn(self.state))
+            if state != sent:
+                yield f"event: state\ndata: {state}\n\n"
+                sent = state
+            now = json.dumps({"revision": self.revision, "sure": [s for _, s in self._sure]})
+            if now != sure:
+                yield f"event: sure\ndata: {now}\n\n"
+                sure = now
+            if self.phase in ("stopped", "failed"):
+                return
+            try:
+                await asyncio.wait_for(waiting.wait(), PING)
+            except TimeoutError:
+                yield ": still here\n\n"
+
+    async def in_turn(self, call: Callable[[], Any]) -> Any:
+        """Called where nothing else touches the session: by the worker, or at once while there is none."""
+        return call() if self._session is None else await self.worker.do(VIEW, call)
+
+    def _tell(self) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ring)
+
+    def _ring(self) -> None:
+        tick, self._tick = self._tick, asyncio.Event()
+        tick.set()
+
+    async def _spare_time(self) -> None:
+        """What nobody waits for, whenever nobody asks for anything: find out how sure each frame is, nearest to the view first;
+        compile what later inputs will need."""
+        told = 0.0
+        while True:
+            behind = [i for i, (r, _) in enumerate(self._sure) if r != self.revision]
+            if self._session is None or time.monotonic() - self._asked < QUIET or not (behind or self._spare):
+                await asyncio.sleep(QUIET / 3)
+                continue
+            if not behind:
+                await self.worker.do(SOME_TIME, self._spare.pop(0))
+                continue
+            nearest = min(behind, key=lambda i: abs(i - self.view))
+            self._sure[nearest] = await self.worker.do(SOME_TIME, lambda i=nearest: self._sureness(i))
+            if len(behind) == 1 or time.monotonic() - told > QUIET:
+                told = time.monotonic()
+                self._ring()
+
+    def _sureness(self, index: int) -> tuple[int, int]:
+        return self.revision, round(1000 * float(margins(self.session(), index, COARSE).mean()))
+
+
+def _told(edits: list[Edit]) -> str:
+    """What the last of them is, for a button's tooltip; "" where there is none."""
+    if not edits:
+        return ""
+    return f"{edits[-1].op} on frame {edits[-1].frame}" if edits[-1].op != "clear" else "clear"
+
+
+def warm(session: Session) -> None:
+    """Compile what the first click needs, before a user waits for it."""
+    h, w = session.size
+    for label in (1, 0, 2):
+        session.click(0, label * (h - 1) // 2, w // 2, label)
+        session.labels(0)
+    while session.undo():
+        session.labels(0)
+    session.undone.clear()
+
+
+def warmer(session: Session) -> list[Callable[[], object]]:
+    """Compile what later inputs will need, step by step, on a session that nobody looks at: longer and longer scribbles, for
+    sizes are powers of two, and the way back."""
+    h, w = session.size
+
+    def said(edit: Edit) -> None:
+        session.apply(edit)
+        session.labels(0)
+
+    def undone() -> None:
+        session.undo()
+        session.labels(0)
+
+    scribbles = [
+        Edit("scribble", 0, i % 3, ((h // 2, 0), (h // 2, w - 1)), max(min(h, w) * part // 100, 1))
+        for i, part in enumerate((1, 2, 10, 30, 60))
+    ]
+    edits = [*scribbles, Edit("erase", 0, 0, ((h // 2, w // 2),), 9)]
+    steps: list[Callable[[], object]] = [lambda: said(Edit("clear"))]
+    for edit in edits:
+        steps += [lambda edit=edit: said(edit), lambda: margins(session, 0, COARSE), lambda: margins(session, 0)]
+    return [*steps, *[undone] * len(edits)]

@@ -1,0 +1,101 @@
+"""What can be taken home: palette PNGs, an overlay video, COCO's JSON, DAVIS scribbles. Each is written to a file.
+
+All of them read a snapshot of the session: they are of one state, whatever is said meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from pmljax.data.frames import Frames
+from pmljax.data.overlay import paint
+from pmljax.data.video import VideoWriter
+from pmljax.interact import Session
+from pmljax.labels import encode_labels, object_ids
+from pmljax.scribbles import to_davis
+
+
+def masks(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+    """A ZIP of palette PNGs under the input's frame names."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, labels in zip(names, session.all_labels(), strict=True):
+            archive.writestr(f"{name}.png", encode_labels(labels))
+
+
+def overlay(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+    """The video with the masks painted over it, at its own times."""
+    begun = None
+    with VideoWriter(path) as video:
+        for frame, labels in zip(frames.stamped(), session.all_labels(), strict=True):
+            begun = frame.seconds if begun is None else begun
+            video.write(paint(frame.image, labels), frame.seconds - begun)
+
+
+def coco(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+    """COCO's annotations: a mask a frame and object, run-length encoded."""
+    (h, w), annotations = session.size, []
+    for i, labels in enumerate(session.all_labels()):
+        annotations += [coco_mask(labels, label) | {"image_id": i + 1} for label in object_ids(labels)]
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    used = sorted({*session.objects(), *(a["category_id"] for a in annotations)})
+    record = {
+        "images": [{"id": i + 1, "file_name": name, "height": h, "width": w} for i, name in enumerate(names)],
+        "categories": [{"id": i, "name": session.names.get(i) or f"object {i}"} for i in used],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(record))
+
+
+def scribbles(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+    """The clicks, scribbles and boxes as a DAVIS scribble file."""
+    record = to_davis(frames.path.stem, session.embedded.count, session.inputs().values(), session.size)
+    path.write_text(json.dumps(record))
+
+
+EXPORTS: dict[str, Callable[[Path, Session, Frames, list[str]], None]] = {
+    "masks.zip": masks,
+    "overlay.mp4": overlay,
+    "coco.json": coco,
+    "scribbles.json": scribbles,
+}
+
+
+def coco_mask(labels: UInt8[np.ndarray, "h w"], label: int) -> dict[str, Any]:
+    """An object of a frame as COCO says it: bbox is x, y, width, height."""
+    mask = labels == label
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    return {
+        "category_id": label,
+        "segmentation": {"size": list(labels.shape), "counts": coco_counts(mask)},
+        "area": int(mask.sum()),
+        "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+        "iscrowd": 0,
+    }
+
+
+def coco_counts(mask: Bool[np.ndarray, "h w"]) -> str:
+    """Lengths of runs, column by column, background's first; from the fourth on the difference to the one two before; each
+    five bits a character, the lowest first, the sixth bit saying that more follow, the fifth of the last being the sign."""
+    flat = mask.T.ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    lengths = np.diff(ends, prepend=0).tolist()
+    if flat[0]:
+        lengths.insert(0, 0)
+    out = []
+    for i, length in enumerate(lengths):
+        x = length - lengths[i - 2] if i > 2 else length
+        more = True
+        while more:
+            bits, x = x & 0x1F, x >> 5
+            more = x != (-1 if bits & 0x10 else 0)
+            out.append(chr((bits | 0x20 if more else bits) + 48))
+    return "".join(out)

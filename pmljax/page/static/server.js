@@ -1,0 +1,69 @@
+// What is asked of the server, and what it tells. All addresses are relative: the token is part of the page's own.
+
+export class Refused extends Error {}
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Refused("The server does not answer. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  let message = `${answer.status} ${answer.statusText}`;
+  try {
+    message = (await answer.json()).error || message;
+  } catch { /* no JSON: the status says it */ }
+  throw new Refused(message);
+}
+
+// Packets: two lengths, JSON, bytes (page/wire.py).
+const text = new TextDecoder();
+
+function packetAt(buffer, at) {
+  const view = new DataView(buffer, at);
+  const [json, body] = [view.getUint32(0, true), view.getUint32(4, true)];
+  const about = JSON.parse(text.decode(new Uint8Array(buffer, at + 8, json)));
+  return { ...about, body: buffer.slice(at + 8 + json, at + 8 + json + body), next: at + 8 + json + body };
+}
+
+function packetsOf(buffer) {
+  const out = [];
+  for (let at = 0; at < buffer.byteLength;) {
+    const one = packetAt(buffer, at);
+    out.push(one);
+    at = one.next;
+  }
+  return out;
+}
+
+const packet = async (answer) => packetAt(await (await answer).arrayBuffer(), 0);
+
+// Inputs are sent one after the other: two that overtake each other would be two others.
+let line = Promise.resolve();
+function inTurn(send) {
+  const mine = line.then(send);
+  line = mine.catch(() => {});
+  return mine;
+}
+
+export const sent = () => line; // once everything said so far was answered
+export const edit = (input, view) =>
+  inTurn(() => packet(ask(`edit?view=${view}`, { method: "POST", body: JSON.stringify(input) })));
+export const mask = (file, frame) =>
+  inTurn(() => packet(ask(`mask?frame=${frame}&view=${frame}`, { method: "POST", body: file })));
+export const frame = (i) => packet(ask(`frames?frames=${i}&view`));
+export const frames = async (list) => packetsOf(await (await ask(`frames?frames=${list.join(",")}`)).arrayBuffer());
+export const margins = (i) => packet(ask(`margins?frame=${i}`));
+export const colours = (i) => packet(ask(`colours?frame=${i}`));
+export const why = async (i, y, x) => (await ask(`why?frame=${i}&y=${y}&x=${x}`)).json();
+export const picture = async (i) => createImageBitmap(await (await ask(`picture/${i}.jpg`)).blob());
+
+// heard: {state, sure, lost}
+export function listen(heard) {
+  const events = new EventSource("changes");
+  events.addEventListener("state", (e) => heard.state(JSON.parse(e.data)));
+  events.addEventListener("sure", (e) => heard.sure(JSON.parse(e.data)));
+  events.addEventListener("error", () => heard.lost());
+  addEventListener("pagehide", () => events.close());
+}

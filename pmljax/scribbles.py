@@ -1,0 +1,48 @@
+"""Scribble files of the DAVIS interactive challenge, read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from pmljax.errors import InputError
+from pmljax.inputs import Edit
+
+
+def davis_scribbles(path: Path, size: tuple[int, int], width: int = 1) -> list[Edit]:
+    """The edits of a DAVIS scribble file: a list of paths a frame, x and y as shares of width − 1 and height − 1."""
+    try:
+        data = json.loads(path.read_text())
+        frames = data["scribbles"]
+        edits = []
+        for frame, scribbles in enumerate(frames):
+            for scribble in scribbles:
+                points = [(int(y * (size[0] - 1)), int(x * (size[1] - 1))) for x, y in scribble["path"]]
+                edits.append(Edit("scribble", frame, int(scribble["object_id"]), tuple(points), width))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a DAVIS scribble file") from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{path}: found no DAVIS scribbles; expected an object whose scribbles are a list a frame of path (pairs of x"
+            " and y) and object_id"
+        ) from None
+    return edits
+
+
+def to_davis(sequence: str, count: int, edits: Iterable[Edit], size: tuple[int, int]) -> dict[str, object]:
+    """The clicks and scribbles, in the form of a DAVIS scribble file of a sequence of `count` frames; `davis_scribbles` gives
+    them back, but for their width. Boxes come as their outline; masks and erasures cannot be said there."""
+    frames: list[list[dict[str, object]]] = [[] for _ in range(count)]
+    h, w = size
+    for edit in edits:
+        points = edit.points
+        if edit.op == "box":
+            (top, left), (bottom, right) = points
+            points = ((top, left), (top, right), (bottom, right), (bottom, left), (top, left))
+        elif edit.op not in ("click", "scribble"):
+            continue
+        # Readers multiply with width − 1 and height − 1 and drop what is behind the point: half a pixel keeps it whole.
+        path = [[min((x + 0.5) / max(w - 1, 1), 1), min((y + 0.5) / max(h - 1, 1), 1)] for y, x in points]
+        frames[edit.frame].append({"path": path, "object_id": edit.label, "start_time": 0, "end_time": 0})
+    return {"scribbles": frames, "sequence": sequence}
