@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 
 import pmljax
-import pmljax.weights.bundled
 from experiments import train_bundled
 from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.weights import bundled
 
-bundled = sys.modules["pmljax.weights.bundled"]  # the package has a function of that name
 FILE = Path(str(bundled.__file__)).parent / "small.safetensors"
 
 
@@ -33,10 +31,10 @@ def test_other_weights_under_its_name_are_refused(tmp_path, monkeypatch):
     (tmp_path / "small.safetensors").write_bytes(data)
     monkeypatch.setattr(bundled, "__file__", str(tmp_path / "bundled.py"))
     with pytest.raises(InputError, match=r"expected the SHA-256 .*install pmljax again"):
-        bundled.bundled("small")
+        bundled.released("small")
     (tmp_path / "small.safetensors").unlink()
     with pytest.raises(InputError, match="found no such file"):
-        bundled.bundled("small")
+        bundled.released("small")
 
 
 def test_its_embeddings_are_finite_and_of_unit_length(made):

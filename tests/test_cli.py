@@ -390,6 +390,7 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
     again = run(
         "segment",
         made.folder,
+        *COLOR,
         "--clicks",
         clicks,
         "--out",
@@ -404,7 +405,7 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
     scribbles.write_text(
         json.dumps({"scribbles": [[{"path": path, "object_id": 0}, {"path": [[0.5, 0.5]], "object_id": 2}]]})
     )
-    given = ["segment", made.folder, "--scribbles", scribbles, "--out"]
+    given = ["segment", made.folder, *COLOR, "--scribbles", scribbles, "--out"]
     assert "begun with another inputs" in run(*given, tmp_path / "out", capsys=capsys)[2]
     assert run(*given, tmp_path / "other", "--neighbours", "2", capsys=capsys)[0] == 0
     assert set(np.unique(labels_of(tmp_path / "other"))) <= {0, 2}
@@ -416,7 +417,7 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
         (("--clicks", made.mask), "cannot be read"),
         (("--mask", made.mask, "--best", "--plain"), "found --plain and --best; expected one of them at most"),
     ):
-        status, _, err = run("segment", made.folder, *more, "--out", tmp_path / "no", capsys=capsys)
+        status, _, err = run("segment", made.folder, *COLOR, *more, "--out", tmp_path / "no", capsys=capsys)
         assert status == 2 and words in err and err.count("\n") == 1, err
     assert not (tmp_path / "no").exists()
 

@@ -150,7 +150,7 @@ def test_load_by_name():
     a, b, c = (pmljax.load("random:small", seed=s) for s in (0, 0, 1))
     assert bundled.fingerprint(a) == bundled.fingerprint(b) != bundled.fingerprint(c)
     assert pmljax.load("color", dtype="bfloat16").config.dtype == "bfloat16"
-    for name in ("nope", "small", "random:nope", "weights.safetensors"):
+    for name in ("nope", "base", "random:nope", "weights.safetensors"):
         with pytest.raises(InputError, match=r"model.*expected"):
             pmljax.load(name)
 

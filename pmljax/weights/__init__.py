@@ -9,7 +9,7 @@ import jax
 from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.model import Model, create, with_dtype
-from pmljax.weights.bundled import DEFAULT, SHA256, bundled, read
+from pmljax.weights.bundled import DEFAULT, SHA256, read, released
 from pmljax.weights.checkpoint import read_model
 from pmljax.weights.torch import MODEL
 
@@ -26,7 +26,7 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
     if text == "color":
         model = create("color")
     elif text in SHA256:
-        model = bundled(text)
+        model = released(text)
     elif text.startswith("random:"):
         model = create(text.removeprefix("random:"), jax.random.key(seed))
     elif (Path(text) / MODEL).is_file():

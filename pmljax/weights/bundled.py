@@ -28,7 +28,7 @@ SHA256 = {"small": "552674660093e9e39ad9a7e3406261771f6e57757655d9f9184f341a7c4b
 """Of the weights that come with the package, `NAME.safetensors` in this folder."""
 
 
-def bundled(name: str) -> Model:
+def released(name: str) -> Model:
     """The weights of a name in SHA256; InputError where the file is not the one that was released."""
     path = Path(__file__).parent / f"{name}.safetensors"
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
