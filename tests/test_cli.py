@@ -410,9 +410,9 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
     assert run(*given, tmp_path / "other", "--neighbours", "2", capsys=capsys)[0] == 0
     assert set(np.unique(labels_of(tmp_path / "other"))) <= {0, 2}
     for more, words in (
-        ((), "found none; expected one of --mask, --clicks and --scribbles"),
+        ((), "found none; expected one of --mask, --clicks, --scribbles and --edits"),
         (("--clicks", clicks, "--mask", made.mask), "found --mask and --clicks; expected one of"),
-        (("--clicks", clicks, "--best"), "--clicks or --scribbles, which are plain retrieval"),
+        (("--clicks", clicks, "--best"), "--clicks, --scribbles or --edits, which are plain retrieval"),
         (("--clicks", tmp_path / "none"), "none: cannot be read"),
         (("--clicks", made.mask), "cannot be read"),
         (("--mask", made.mask, "--best", "--plain"), "found --plain and --best; expected one of them at most"),
