@@ -44,6 +44,7 @@ HERE = {
 }
 
 
+@pytest.mark.slow
 def test_a_quick_run(tmp_path, monkeypatch, capsys):
     """Two groups one after the other into one folder, FAISS and OpenCV away, and what is there already stays."""
 
@@ -170,6 +171,7 @@ def test_rounding_is_told_from_a_wrong_neighbour(rng):
     assert differ == 5 and worst < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_pytorch_has_the_same_network(norm):
     pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""The page in a real browser against the real server. One test by default; the others with -m browser."""
+"""The page in a real browser against the real server: -m browser."""
 
 import json
 
@@ -18,7 +18,10 @@ from pmljax.interact import Session
 from pmljax.page.wire import labels_of, packets
 from pmljax.weights import load
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here: the browser's tests are left out")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="no chromium here: the browser's tests are left out"),
+]
 
 # What the page believes, from its own modules.
 INSIDE = """async (ask) => {
@@ -127,10 +130,6 @@ def test_click_undo_redo(tab, made, tmp_path, cache):
     assert np.array_equal(tab.shows(6), labels) and tab.page.evaluate(PICTURE) == painted
 
 
-browser_only = pytest.mark.browser
-
-
-@browser_only
 def test_scribbles_boxes_and_three_objects(tab, tmp_path):
     tab.press("w")
     tab.drag((20, 20), (40, 60))
@@ -177,7 +176,6 @@ def test_scribbles_boxes_and_three_objects(tab, tmp_path):
     assert [e.op for e in log][-3:] == ["remove", "forget", "undo"]
 
 
-@browser_only
 def test_a_mask_is_dropped(tab, made):
     drop = """([data, name]) => {
       const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -202,7 +200,6 @@ def test_a_mask_is_dropped(tab, made):
     assert np.array_equal(tab.shows(1), labels)
 
 
-@browser_only
 def test_views_why_next_export(tab, made, tmp_path):
     tab.page.set_input_files("#file", str(made.mask))
     tab.shows(1)
@@ -237,7 +234,6 @@ def sure_of(address):
                 return found["sure"]
 
 
-@browser_only
 def test_a_reload_in_the_middle_of_embedding(opened, made, tmp_path):
     arguments = (made.folder, "--out", tmp_path / "out", "--model", "random:small")
     with served(*arguments, cache=tmp_path / "cache") as server:
@@ -251,7 +247,6 @@ def test_a_reload_in_the_middle_of_embedding(opened, made, tmp_path):
         page.close()
 
 
-@browser_only
 def test_two_tabs(tab):
     other = Tab(tab.page.context, tab.server)
     tab.click(40, 40)
@@ -270,7 +265,6 @@ def test_two_tabs(tab):
     assert np.array_equal(tab.shows(13), other.shows(13)) and not other.errors
 
 
-@browser_only
 def test_the_keyboard_alone(tab):
     tab.press("Tab")
     tab.press("c", "ArrowLeft", "ArrowLeft", "Enter")
@@ -301,7 +295,6 @@ def test_the_keyboard_alone(tab):
     assert len(names) > 20
 
 
-@browser_only
 @pytest.mark.parametrize("size", [(1280, 720), (390, 844)])
 def test_sizes_of_the_window(tab, size):
     width, height = size
@@ -324,7 +317,6 @@ def test_sizes_of_the_window(tab, size):
     assert (tab.shows(1) == 1).all()
 
 
-@browser_only
 def test_a_finger(opened, made, tmp_path, cache):
     with served(made.folder, "--model", "color", "--out", tmp_path / "out", cache=cache) as server:
         context = opened.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -339,7 +331,6 @@ def test_a_finger(opened, made, tmp_path, cache):
         assert not tab.errors
 
 
-@browser_only
 def test_the_page_asks_nobody_else(opened, made, tmp_path, cache):
     with served(made.folder, "--model", "color", "--out", tmp_path / "out", cache=cache) as server:
         page, asked = opened.new_page(), []
@@ -351,7 +342,6 @@ def test_the_page_asks_nobody_else(opened, made, tmp_path, cache):
         assert len(asked) > 10 and all(url.startswith((server.address, "blob:", "data:")) for url in asked)
 
 
-@browser_only
 def test_what_is_shown_is_of_one_state(tab):
     """While inputs come quickly and the frame changes, every packet equals the state that it names."""
     seen = {}

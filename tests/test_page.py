@@ -588,6 +588,7 @@ def test_what_annotate_refuses(made, tmp_path, capsys, monkeypatch):
     assert "pip install 'pmljax[app]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_video_that_breaks_off_is_told_on_the_page_and_in_one_line(made, tmp_path, cache):
     import shutil
 
@@ -664,10 +665,6 @@ def kills(made, tmp_path, cache, count):
                     assert np.array_equal(labels_of(body, SIZE), session.labels(0))
             timer.join()
     return edits
-
-
-def test_killed_a_few_times(made, tmp_path, cache):
-    kills(made, tmp_path, cache, 2)
 
 
 @pytest.mark.slow

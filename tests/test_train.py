@@ -129,6 +129,7 @@ def test_computing_activations_again_changes_nothing(on_one_device):
     assert_same(run_steps(alone(config), config, lambda c: c), on_one_device, 1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_computes_nearly_the_same(on_one_device):
     config = dataclasses.replace(PLAIN, model=dataclasses.replace(GROUP, dtype="bfloat16"))
     with jax.numpy_dtype_promotion("standard"):  # within flax's norms
@@ -337,6 +338,7 @@ np.savez(sys.argv[2], *jax.tree.leaves(run_steps(spread(PLAIN), PLAIN, shape)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, on_one_device):
     """Two hosts of one device each, over Gloo, each with its half of every batch."""
     import socket

@@ -44,6 +44,7 @@ def root(made, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", TINY)
     run = tmp_path / "run"
