@@ -321,6 +321,10 @@ def test_a_finger(opened, made, tmp_path, cache):
     with served(made.folder, "--model", "color", "--out", tmp_path / "out", cache=cache) as server:
         context = opened.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
         tab = Tab(context, server)
+        buttons = tab.page.locator("#tools button, .transport button, .segmented button, summary, #next").all()
+        heights = [b.bounding_box()["height"] for b in buttons if b.is_visible()]
+        assert len(heights) > 15 and min(heights) >= 44, heights  # what a finger can hit
+        assert tab.page.locator("#stage").bounding_box()["height"] > 0.55 * 844
         tab.page.touchscreen.tap(*tab.where(40, 40))
         assert (tab.shows(1) == 1).all()
         tab.page.locator("#objects li[data-label='0'] button").first.tap()

@@ -111,7 +111,7 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
                 yield await desk.worker.do(OTHERS, lambda i=i: desk.frame(i))
 
         for i in wanted[1:]:
-            desk._check_frame(i)
+            desk.check_frame(i)
         return StreamingResponse(rest(), media_type="application/octet-stream")
 
     async def margins(request: Request) -> Response:

@@ -102,7 +102,7 @@ class Desk:
     def edit(self, edit: Edit, view: int) -> bytes:
         """Take one input: check it, write it down, then believe it. The packet of frame `view` after it, with the state."""
         session = self.session()
-        self._check_frame(view)
+        self.check_frame(view)
         idle = {"undo": not session.edits, "redo": not session.undone}.get(edit.op, False)
         if not idle:
             edit = edit if edit.op in ("undo", "redo") else session.check(edit)
@@ -116,7 +116,7 @@ class Desk:
     def frame(self, index: int, **more: Any) -> bytes:
         """The packet of one frame: its labels and the inputs on it."""
         session = self.session()
-        self._check_frame(index)
+        self.check_frame(index)
         self._asked = time.monotonic()
         inputs = [
             {"input": i} | {k: v for k, v in e.to_json().items() if k != "labels"}
@@ -126,21 +126,21 @@ class Desk:
         about = {"frame": index, "revision": self.revision, "inputs": inputs}
         return packet(about | more, runs(session.labels(index)))
 
-    def _check_frame(self, index: int) -> None:
+    def check_frame(self, index: int) -> None:
         count = self.session().embedded.count
         if not 0 <= index < count:
             raise InputError(f"frame {index}: expected 0…{count - 1}")
 
     def margins(self, index: int) -> bytes:
         """The packet of how sure a frame's cells are: uint8 `[y, x]`."""
-        self._check_frame(index)
+        self.check_frame(index)
         found = (margins(self.session(), index) * 255).round().astype(np.uint8)
         return packet({"frame": index, "revision": self.revision} | self._lie(), found.tobytes())
 
     def colours(self, index: int) -> bytes:
         """The packet of a frame's embedding as colours: uint8 `[y, x, 3]`."""
         session = self.session()
-        self._check_frame(index)
+        self.check_frame(index)
         self._basis = self._basis or principal(session.embedded)
         found = colours(session.embedded, index, self._basis)
         return packet({"frame": index, "revision": self.revision} | self._lie(), found.tobytes())
@@ -158,7 +158,7 @@ class Desk:
     def why(self, index: int, y: int, x: int) -> dict[str, Any]:
         """Who decided a pixel."""
         session = self.session()
-        self._check_frame(index)
+        self.check_frame(index)
         if not (0 <= y < session.size[0] and 0 <= x < session.size[1]):
             raise InputError(f"y {y}, x {x}: expected a pixel of {session.size[1]}×{session.size[0]} (width×height)")
         found = why(session, index, y, x)
