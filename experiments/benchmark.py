@@ -90,6 +90,20 @@ def _lines(path: str, name: str) -> Iterable[str]:
             yield line.split(":", 1)[1].strip()
 
 
+def others(seconds: float = 1.0) -> float | None:
+    """How many cores others keep busy while this process sleeps; None where Linux does not say."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return None
+
+    def idle() -> int:  # idle and waiting for a disk, of all cores, in ticks
+        return sum(map(int, path.read_text().split("\n", 1)[0].split()[4:6]))
+
+    begin = idle()
+    time.sleep(seconds)
+    return max((os.cpu_count() or 1) - (idle() - begin) / os.sysconf("SC_CLK_TCK") / seconds, 0.0)
+
+
 def settings(config: Config) -> dict[str, Any]:
     """What a row depends on besides the machine."""
 
@@ -175,7 +189,7 @@ def measure(config: Config, record: dict[str, Any], here: dict[str, Any]) -> Non
     for name in todo:
         begin = time.monotonic()
         group = {"finished": False, "settings": wanted, "machine": here, "rows": []}
-        group["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of the minute before
+        group["busy"] = others()
         group["limits"] = {"operations a second": limits.peaks, "bytes a second": limits.bandwidth}
         record["groups"][name] = group
         for row in functions[name](setting):

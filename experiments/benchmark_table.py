@@ -16,12 +16,10 @@ def table(record: dict[str, Any]) -> str:
     for about in dict.fromkeys(about_group(group) for group in groups.values()):
         which = [name for name, group in groups.items() if about_group(group) == about]
         lines.append(f"{', '.join(which)}: {about}" if len(groups) > len(which) else about)
-    busy = {
-        name: group["load"] for name, group in groups.items() if (group["load"] or 0) > group["machine"]["cores"] / 4
-    }
-    if busy:
-        loads = ", ".join(f"{name} {load:.1f}" for name, load in busy.items())
-        lines.append(f"**The machine did other work when these began (load of the minute before: {loads}).**")
+    busy = {name: group.get("busy") or 0 for name, group in groups.items()}
+    if any(cores > 0.25 for cores in busy.values()):
+        cores = ", ".join(f"{name} {cores:.1f}" for name, cores in busy.items() if cores > 0.25)
+        lines.append(f"**The machine did other work when these began (cores that were busy: {cores}).**")
     if any(group["settings"]["quick"] for group in groups.values()):
         lines.append("**--quick: the sizes are too small for the numbers to mean anything.**")
     titles = (
