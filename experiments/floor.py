@@ -109,8 +109,8 @@ def product_operations(rows: int, inner: int, columns: int) -> int:
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
     """Of all matrix products and convolutions of one call, counted in its jaxpr; zeros around a picture count as all else.
 
-    arguments: arrays or `jax.ShapeDtypeStruct`s; nothing is computed. Of alternatives (a form a platform) the largest counts.
-    A `while` loop's body counts once."""
+    arguments: arrays or `jax.ShapeDtypeStruct`s; nothing is computed. Of a form for each platform the plain one counts, which
+    may be more than the fast one does (Winograd's), of other alternatives the largest. A `while` loop's body counts once."""
     return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -128,7 +128,8 @@ def _of_equation(equation: Any) -> int:
         kernel, out_channels = equation.invars[1].aval.shape, parameters["dimension_numbers"].rhs_spec[0]
         return 2 * prod(equation.outvars[0].aval.shape) * prod(kernel) // kernel[out_channels]
     if name == "cond":
-        return max(_of(branch.jaxpr) for branch in parameters["branches"])
+        counts = [_of(branch.jaxpr) for branch in parameters["branches"]]
+        return counts[-1] if parameters.get("branches_platforms") else max(counts)
     times = parameters["length"] if name == "scan" else 1
     return times * sum(_of(inner) for inner in _inside(parameters.values()))
 

@@ -1,10 +1,8 @@
 """The convolutions of a network, with the same results as XLA's own, in forms that are fast on a CPU.
 
-A 1×1 kernel is one matrix product, forward and in both gradients, and max-pool's gradient asks each pixel for its windows
-instead of scattering. All else, other platforms and 16 bits are XLA's own.
-
-Winograd's F(2×2, 3×3) was tried for the 3×3 kernels: alone it took half of XLA's time, inside the network it saved
-nothing (its tiles go through memory) and compiling took three times as long.
+A 1×1 kernel is one matrix product, forward and in both gradients; 3×3 kernels of many channels are Winograd's algorithm
+(`winograd`); max-pool's gradient asks each pixel for its windows instead of scattering. All else, other platforms and 16
+bits are XLA's own.
 
 Axes: `b` batch, `h w` image, `y x` grid, `i` channels in, `o` channels out; of pooling `t` windows down, `u` across.
 Layout NHWC, kernels HWIO.
@@ -21,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from pmljax import winograd
 
 # What a barrier keeps apart, XLA would fuse and so compute several times.
 _apart = lax.optimization_barrier
@@ -62,8 +62,12 @@ def conv(
     if x.dtype == kernel.dtype and x.dtype in (jnp.float32, jnp.float64):
         if kernel.shape[0] == 1 and padding == 0:
             return _product(stride, x, kernel)
-        if stride == 1 and min(kernel.shape[2:]) >= WIDE:
-            return _wide(padding, dilation, x, kernel)
+        same = kernel.shape[0] == 3 and stride == 1 and padding == dilation
+        # Where the grid is much smaller than a whole number of tiles, nothing is gained.
+        if same and min(kernel.shape[2:]) >= WIDE and winograd.share(x.shape[1:3], dilation) < 0.6:
+            return _wide(dilation, x, kernel)
+        if x.shape[3] < FEW and ROUND // 2 <= kernel.shape[3] < ROUND:
+            return _padded((stride, padding, dilation), x, kernel)
     return _plain(x, kernel, stride, padding, dilation)
 
 
@@ -152,47 +156,70 @@ def _thin(x: jax.Array, stride: int) -> jax.Array:
     return x[:, ::stride, ::stride] if stride > 1 else x
 
 
-# Larger kernels: the gradient to a kernel of many channels, a product for each of its places. XLA's takes one convolution
-# with a kernel as large as the grid: 190 GFLOP/s with 512 channels, 222 with 256; this 324 and 290.
+# 3×3 with many channels: Winograd's algorithm, forward and in both gradients. Against XLA's convolutions (the gradient to the
+# kernel as nine products, which is faster than its own) half the time: 3 × 41 × 41 with 512 channels 391 ms and 187.
 WIDE = 128
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _wide(padding: int, dilation: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _plain(x, kernel, 1, padding, dilation)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _wide(dilation: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    fast = partial(winograd.convolve, dilation=dilation, written=_once)
+    return lax.platform_dependent(x, kernel, cpu=fast, default=partial(_plain, **_same(dilation)))
 
 
-def _wide_forward(padding: int, dilation: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+def _wide_forward(dilation: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
     x = _once(x)
-    return _plain(x, kernel, 1, padding, dilation), (x, kernel)
+    return _wide(dilation, x, kernel), (x, kernel)
 
 
-def _wide_backward(padding: int, dilation: int, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+def _wide_backward(dilation: int, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def plain(x: jax.Array, kernel: jax.Array, g: jax.Array, which: int) -> jax.Array:
+        return jax.vjp(partial(_plain, **_same(dilation)), x, kernel)[1](g)[which]
 
-    def gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, which: int) -> jax.Array:
-        return jax.vjp(partial(_plain, stride=1, padding=padding, dilation=dilation), x, kernel)[1](g)[which]
+    def to_x(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return winograd.to_input(g, kernel, dilation, _once)
+
+    def to_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return winograd.to_kernel(x, g, dilation, _once)
 
     g = _once(g)
-    to_kernel = partial(_places_to_kernel, padding=padding, dilation=dilation)
-    return gradient(x, kernel, g, 0), lax.platform_dependent(
-        x, kernel, g, cpu=to_kernel, default=partial(gradient, which=1)
+    return (
+        lax.platform_dependent(*saved, g, cpu=to_x, default=partial(plain, which=0)),
+        lax.platform_dependent(*saved, g, cpu=to_kernel, default=partial(plain, which=1)),
     )
 
 
 _wide.defvjp(_wide_forward, _wide_backward)
 
 
-def _places_to_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array, padding: int, dilation: int) -> jax.Array:
-    size, (i, o), (h, w) = kernel.shape[0], kernel.shape[2:], g.shape[1:3]
-    x = _apart(jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0))))
-    g = _apart(g.reshape(-1, o).T)
+def _same(dilation: int) -> dict[str, int]:
+    """Options of a 3×3 convolution that keeps the size."""
+    return {"stride": 1, "padding": dilation, "dilation": dilation}
 
-    def place(a: int, b: int) -> jax.Array:
-        seen = x[:, a * dilation : a * dilation + h, b * dilation : b * dilation + w]
-        return _apart(g @ _apart(seen).reshape(-1, i)).T
 
-    return jnp.stack([jnp.stack([place(a, b) for b in range(size)]) for a in range(size)])
+# Few channels in and 32 to 63 out, the stem of `small`: XLA's convolution to 32 channels takes twice the time of one to 64.
+FEW, ROUND = 8, 64
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _padded(options: tuple[int, int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        o = kernel.shape[3]
+        return _plain(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, ROUND - o))), *options)[..., :o]
+
+    return lax.platform_dependent(x, kernel, cpu=padded, default=lambda x, kernel: _plain(x, kernel, *options))
+
+
+def _padded_forward(options: tuple[int, int, int], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return _padded(options, x, kernel), (x, kernel)
+
+
+def _padded_backward(options: tuple[int, int, int], saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # As it is: the gradients to more channels would take as much longer.
+    return jax.vjp(lambda x, kernel: _plain(x, kernel, *options), *saved)[1](g)
+
+
+_padded.defvjp(_padded_forward, _padded_backward)
 
 
 # Max-pool

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pmljax.conv import Conv, max_pool, once
+from pmljax.norm import GroupNorm
 
 Geometry = Literal["deeplab", "torchvision"]
 NormKind = Literal["batch", "group"]
@@ -92,7 +93,7 @@ def stage_plan(geometry: Geometry, stride: int, trained: int | None = None) -> l
 def normalise(kind: NormKind, train: bool, dtype: Any, axis_name: str | None) -> Callable[..., nn.Module]:
     """The norm layer of a network. Batch norm uses running statistics unless `train`; 0.9 is PyTorch's momentum 0.1."""
     if kind == "group":
-        return partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
+        return partial(GroupNorm, GROUPS, dtype)
     return partial(
         nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name
     )

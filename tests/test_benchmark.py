@@ -1,6 +1,7 @@
 """The benchmark: its table, what it says of peers that are not here, how it goes on; and what its floors count."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from experiments.floor import Limits, floor, operations, product_operations
 from experiments.made_inputs import embeddings, moving, picture
 from experiments.side_by_side import Missing, Row, Spread, from_json, interleaved
 from pmljax.config import ModelConfig
+from pmljax.conv import conv as by_platform
 from pmljax.model import create, embed
 
 pytestmark = pytest.mark.usefixtures("compile_quickly", "one_thread")
@@ -144,6 +146,16 @@ def test_a_network_against_a_hand_count():
     assert benchmark_rows.embed_operations(config, 3, (48, 80)) == 3 * by_hand(48, 80)
     stem = 2 * 24 * 24 * 7 * 7 * 3 * 8
     assert benchmark_rows.step_operations(config, 1, 48) == 3 * by_hand(48, 48) - stem
+
+
+@pytest.mark.parametrize(
+    ("size", "i", "o", "options"), [(7, 3, 32, {"stride": 2, "padding": 3}), (3, 128, 128, {"padding": 1})]
+)
+def test_of_a_form_for_each_platform_the_plain_one_counts(size, i, o, options):
+    """One that computes more channels than it gives, and Winograd's, which computes less."""
+    shapes = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 32, 32, i), (size, size, i, o)))
+    cells = (32 // options.get("stride", 1)) ** 2
+    assert operations(partial(by_platform, **options), *shapes) == 2 * cells * size * size * i * o
 
 
 def test_the_larger_of_the_two_floors():

@@ -1,5 +1,6 @@
 """Convolutions and max-pool against plain loops in float64, values and gradients; the same variables as flax's."""
 
+import contextlib
 from functools import partial
 
 import flax.linen as nn
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pmljax import conv as conv_module
 from pmljax.conv import WIDE, Conv, conv, max_pool, once
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
+WINOGRADS = [(3, 1, 4, 4, WIDE, WIDE + 2, (13, 14)), (3, 1, 1, 1, WIDE + 2, WIDE, (7, 8))]
 CASES = [
     # kernel, stride, padding, dilation, channels in and out, size
     (1, 1, 0, 1, 5, 3, (7, 6)),
@@ -20,8 +23,10 @@ CASES = [
     (3, 1, 2, 2, 3, 4, (7, 9)),
     (3, 2, 1, 1, 2, 3, (6, 7)),
     (7, 2, 3, 1, 3, 2, (9, 8)),
-    (3, 1, 4, 4, WIDE, WIDE + 2, (6, 9)),
-    (3, 1, 1, 1, WIDE + 2, WIDE, (5, 4)),
+    (7, 2, 3, 1, 3, 40, (8, 9)),  # to more channels than it has
+    *WINOGRADS,
+    (3, 1, 4, 4, WIDE, WIDE, (6, 9)),  # too small for it
+    (3, 1, 0, 1, WIDE, WIDE, (7, 8)),  # another size comes out
 ]
 
 
@@ -59,8 +64,20 @@ def test_against_a_loop(case, rng):
         return y, *back(g)
 
     got = jax.jit(all_three)(x, kernel, g)
+    bound = 4e-6 if case in WINOGRADS else 2e-6  # its transforms round five times as much (tests/test_winograd.py)
     for a, b in zip(got, by_hand(x, kernel, g, stride, padding, dilation), strict=True):
-        assert a.shape == b.shape and np.abs(a - b).max() <= 2e-6 * np.abs(b).max()
+        assert a.shape == b.shape and np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0]}x{c[0]} s{c[1]} d{c[3]} {c[4]}-{c[5]}")
+def test_which_are_winograds(case, monkeypatch):
+    k, stride, padding, dilation, i, o, size = case
+    asked = []
+    monkeypatch.setattr(conv_module.winograd, "convolve", lambda x, kernel, **_: asked.append(1) or x[..., :1] + 0 * x)
+    run = partial(conv, stride=stride, padding=padding, dilation=dilation)
+    with contextlib.suppress(TypeError):  # of branches that give different shapes: what is counted has been asked
+        jax.eval_shape(run, jnp.zeros((1, *size, i)), jnp.zeros((k, k, i, o)))
+    assert bool(asked) == (case in WINOGRADS)
 
 
 def test_other_precisions_and_many_at_once(rng):

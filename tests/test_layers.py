@@ -18,10 +18,12 @@ ARROWS = {
     "files": set(),
     "labels": set(),
     "metrics": set(),
-    "conv": set(),
+    "winograd": set(),
+    "norm": set(),
+    "conv": {"winograd"},
     "device": set(),
     "runlog": set(),
-    "resnet": {"conv"},
+    "resnet": {"conv", "norm"},
     "retrieval": set(),
     "bilateral": set(),
     "confidence": {"bilateral"},
@@ -135,11 +137,15 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-@pytest.mark.parametrize("name", ["conv", "resnet", "retrieval", "loss", "bilateral"])
+KERNELS = ["winograd", "conv", "norm", "resnet", "retrieval", "bilateral", "loss"]
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_kernels_know_jax_and_flax_only(name):
-    """`resnet` stands on `conv`, which is one of them."""
-    outside = {n.split(".")[0] for n in imports(ROOT / f"{name}.py") if n != "pmljax.conv"}
-    assert outside - set(sys.stdlib_module_names) <= OUTSIDE_OF_KERNELS - {"numpy"}
+    """And one another. NumPy: for the constants of `winograd` alone."""
+    outside = imports(ROOT / f"{name}.py") - {"pmljax"} - {f"pmljax.{kernel}" for kernel in KERNELS}
+    known = OUTSIDE_OF_KERNELS - (set() if name == "winograd" else {"numpy"})
+    assert {n.split(".")[0] for n in outside} - set(sys.stdlib_module_names) <= known
 
 
 @pytest.mark.parametrize("name", ["labels", "metrics"])
