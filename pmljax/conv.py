@@ -21,33 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pmljax import winograd
-
-# What a barrier keeps apart, XLA would fuse and so compute several times.
-_apart = lax.optimization_barrier
-
-
-def once(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`x`, which XLA computes once on a CPU, instead of again wherever it is used.
-
-    Its fusion repeats cheap work, and a sum of residuals is cheap: the last of a stage's blocks would add all the blocks
-    before it, each user of it anew. A barrier is gone before that; a write is not, and of one number in place costs
-    nothing.
-    """
-    return _once(x)
-
-
-@jax.custom_jvp
-def _once(x: jax.Array) -> jax.Array:
-    def written(x: jax.Array) -> jax.Array:
-        corner = (0,) * x.ndim
-        return lax.dynamic_update_slice(x, lax.slice(x, corner, (1,) * x.ndim), corner)
-
-    return lax.platform_dependent(x, cpu=written, default=lambda x: x)
-
-
-@_once.defjvp
-def _once_forward(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _once(*primals), tangents[0]
+from pmljax.fusion import apart, once
 
 
 def conv(
@@ -117,7 +91,7 @@ def _product(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_forward(stride: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    x = _once(x)  # for this product and, turned, for the gradient's; not its norm and ReLU again, column by column
+    x = once(x)  # for this product and, turned, for the gradient's; not its norm and ReLU again, column by column
     return _product(stride, x, kernel), (x, kernel)
 
 
@@ -125,7 +99,7 @@ def _product_backward(stride: int, saved: Any, g: jax.Array) -> tuple[jax.Array,
     def plain(x: jax.Array, kernel: jax.Array, g: jax.Array, which: int) -> jax.Array:
         return jax.vjp(partial(_plain, stride=stride), x, kernel)[1](g)[which]
 
-    g = _once(g)
+    g = once(g)
     # Two choices rather than one, so that a gradient that nobody takes is not computed.
     to_x, to_kernel = partial(_product_to_input, stride=stride), partial(_product_to_kernel, stride=stride)
     return (
@@ -148,8 +122,8 @@ def _product_to_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: in
     # A product along the rows of both is slow (43 ms; 1,024 to 256 channels, 5,043 rows) unless the smaller is turned
     # first (25 ms, of which 1 for the turning), which XLA would undo if it saw it.
     if x.shape[1] <= g.shape[1]:
-        return (_apart(x.T) @ g)[None, None]
-    return _apart(_apart(g.T) @ x).T[None, None]
+        return (apart(x.T) @ g)[None, None]
+    return apart(apart(g.T) @ x).T[None, None]
 
 
 def _thin(x: jax.Array, stride: int) -> jax.Array:
@@ -163,12 +137,12 @@ WIDE = 128
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _wide(dilation: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    fast = partial(winograd.convolve, dilation=dilation, written=_once)
+    fast = partial(winograd.convolve, dilation=dilation)
     return lax.platform_dependent(x, kernel, cpu=fast, default=partial(_plain, **_same(dilation)))
 
 
 def _wide_forward(dilation: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    x = _once(x)
+    x = once(x)
     return _wide(dilation, x, kernel), (x, kernel)
 
 
@@ -177,12 +151,12 @@ def _wide_backward(dilation: int, saved: Any, g: jax.Array) -> tuple[jax.Array, 
         return jax.vjp(partial(_plain, **_same(dilation)), x, kernel)[1](g)[which]
 
     def to_x(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return winograd.to_input(g, kernel, dilation, _once)
+        return winograd.to_input(g, kernel, dilation)
 
     def to_kernel(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return winograd.to_kernel(x, g, dilation, _once)
+        return winograd.to_kernel(x, g, dilation)
 
-    g = _once(g)
+    g = once(g)
     return (
         lax.platform_dependent(*saved, g, cpu=to_x, default=partial(plain, which=0)),
         lax.platform_dependent(*saved, g, cpu=to_kernel, default=partial(plain, which=1)),
@@ -257,13 +231,13 @@ def _max_pool_to_input(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
     (b, h, w, c), (t, u) = x.shape, y.shape[1:3]
     # Padding with NaN, which equals nothing: a window of −∞ must not choose it.
     x = jnp.pad(x, ((0, 0), (1, 2 * t + 1 - h), (1, 2 * u + 1 - w), (0, 0)), constant_values=jnp.nan)
-    x = _apart(x).reshape(b, t + 1, 2, u + 1, 2, c)
+    x = apart(x).reshape(b, t + 1, 2, u + 1, 2, c)
     place = jnp.full(y.shape, 9, jnp.uint8)
     for a, e in reversed([(a, e) for a in range(3) for e in range(3)]):
         seen = x[:, a // 2 : t + a // 2, a % 2, e // 2 : u + e // 2, e % 2]
         place = jnp.where(seen == y, jnp.uint8(3 * a + e), place)
     rim = ((0, 0), (1, 1), (1, 1), (0, 0))
-    place, g = _apart((jnp.pad(place, rim, constant_values=9), jnp.pad(g, rim)))
+    place, g = apart((jnp.pad(place, rim, constant_values=9), jnp.pad(g, rim)))
 
     def given(rows: tuple[int, ...], columns: tuple[int, ...]) -> jax.Array:
         dx = jnp.zeros((b, t + 1, u + 1, c), g.dtype)
@@ -274,7 +248,7 @@ def _max_pool_to_input(x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
         return dx
 
     even, odd = (0, 2), (1,)
-    dx = _apart([[given(rows, columns) for columns in (even, odd)] for rows in (even, odd)])
+    dx = apart([[given(rows, columns) for columns in (even, odd)] for rows in (even, odd)])
     dx = jnp.stack([jnp.stack(row, 3) for row in dx], 2)
     return dx.reshape(b, 2 * t + 2, 2 * u + 2, c)[:, 1 : h + 1, 1 : w + 1]
 

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pmljax.conv import Conv, max_pool, once
+from pmljax.conv import Conv, max_pool
+from pmljax.fusion import once
 from pmljax.norm import GroupNorm
 
 Geometry = Literal["deeplab", "torchvision"]

@@ -13,13 +13,13 @@ images and phases. Grids keep their size: zeros around, as many as the dilation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from pmljax.fusion import once
 
 OUT, TILE = 4, 6  # outputs of a tile along an axis, and inputs: OUT + 3 − 1
 # Where the tile's polynomials are evaluated (and at ∞). Of ±a, ±1/a these err least: half as much as 0, ±1, ±2 (the root
@@ -55,10 +55,9 @@ def convolve(
     x: Float[Array, "b y x i"],
     kernel: Float[Array, "3 3 i o"],
     dilation: int,
-    written: Callable[[jax.Array], jax.Array],
 ) -> Float[Array, "b y x o"]:
-    """The convolution of equal size. `written`: what lets an array be computed once, before it is used."""
-    summed = lax.dot_general(_tiles(x, dilation, written), _kernels(kernel), (((2,), (1,)), ((0,), (0,))))
+    """The convolution of equal size."""
+    summed = lax.dot_general(_tiles(x, dilation), _kernels(kernel), (((2,), (1,)), ((0,), (0,))))
     (b, h, w, _), o, (p, q), d = x.shape, kernel.shape[3], _blocks(x.shape[1:3], dilation), dilation
     y = _transform(_AA, summed).reshape(OUT, OUT, b, p, d, q, d, o)
     return y.transpose(2, 3, 0, 4, 5, 1, 6, 7).reshape(b, p * OUT * d, q * OUT * d, o)[:, :h, :w]
@@ -68,21 +67,18 @@ def to_input(
     g: Float[Array, "b y x o"],
     kernel: Float[Array, "3 3 i o"],
     dilation: int,
-    written: Callable[[jax.Array], jax.Array],
 ) -> Float[Array, "b y x i"]:
     """The gradient to the input: the convolution with the kernel turned round."""
-    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3), dilation, written)
+    return convolve(g, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
 
 
-def to_kernel(
-    x: Float[Array, "b y x i"], g: Float[Array, "b y x o"], dilation: int, written: Callable[[jax.Array], jax.Array]
-) -> Float[Array, "3 3 i o"]:
+def to_kernel(x: Float[Array, "b y x i"], g: Float[Array, "b y x o"], dilation: int) -> Float[Array, "3 3 i o"]:
     """The gradient to the kernel: every transform's own transpose, from the outputs back."""
     (b, h, w, o), (p, q), d = g.shape, _blocks(g.shape[1:3], dilation), dilation
     g = jnp.pad(g, ((0, 0), (0, p * OUT * d - h), (0, q * OUT * d - w), (0, 0)))
-    g = written(g.reshape(b, p, OUT, d, q, OUT, d, o).transpose(2, 5, 0, 1, 3, 4, 6, 7))
+    g = once(g.reshape(b, p, OUT, d, q, OUT, d, o).transpose(2, 5, 0, 1, 3, 4, 6, 7))
     outputs = _transform(_AA.T, g.reshape(OUT * OUT, -1, o))
-    places = lax.dot_general(_tiles(x, dilation, written), outputs, (((1,), (1,)), ((0,), (0,))))
+    places = lax.dot_general(_tiles(x, dilation), outputs, (((1,), (1,)), ((0,), (0,))))
     return _transform(_GG.T, places).reshape(3, 3, x.shape[3], o)
 
 
@@ -101,7 +97,7 @@ def _kernels(kernel: jax.Array) -> jax.Array:
     return _transform(_GG, kernel.reshape(9, *kernel.shape[2:]))
 
 
-def _tiles(x: jax.Array, dilation: int, written: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def _tiles(x: jax.Array, dilation: int) -> jax.Array:
     """Bᵀ x B: `[v u, t, i]`."""
     (b, h, w, i), (p, q), d = x.shape, _blocks(x.shape[1:3], dilation), dilation
     x = jnp.pad(x, ((0, 0), (d, (p * OUT + 1) * d - h), (d, (q * OUT + 1) * d - w), (0, 0)))
@@ -110,7 +106,7 @@ def _tiles(x: jax.Array, dilation: int, written: Callable[[jax.Array], jax.Array
     def along(x: jax.Array, axis: int, blocks: int) -> jax.Array:
         """The n-th entry of every tile along `axis` for each n, first, then transformed."""
         each = [lax.slice_in_dim(x, n, n + OUT * (blocks - 1) + 1, OUT, axis) for n in range(TILE)]
-        return _transform(_B, written(jnp.stack(each)))
+        return _transform(_B, once(jnp.stack(each)))
 
     # Columns first, so that rows come out before them.
     return along(along(x, 3, q), 2, p).reshape(TILE * TILE, -1, i)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pmljax import conv as conv_module
-from pmljax.conv import WIDE, Conv, conv, max_pool, once
+from pmljax.conv import WIDE, Conv, conv, max_pool
+from pmljax.fusion import once
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 WINOGRADS = [(3, 1, 4, 4, WIDE, WIDE + 2, (13, 14)), (3, 1, 1, 1, WIDE + 2, WIDE, (7, 8))]

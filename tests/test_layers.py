@@ -18,12 +18,13 @@ ARROWS = {
     "files": set(),
     "labels": set(),
     "metrics": set(),
-    "winograd": set(),
+    "fusion": set(),
+    "winograd": {"fusion"},
     "norm": set(),
-    "conv": {"winograd"},
+    "conv": {"fusion", "winograd"},
     "device": set(),
     "runlog": set(),
-    "resnet": {"conv", "norm"},
+    "resnet": {"conv", "fusion", "norm"},
     "retrieval": set(),
     "bilateral": set(),
     "confidence": {"bilateral"},
@@ -137,7 +138,7 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-KERNELS = ["winograd", "conv", "norm", "resnet", "retrieval", "bilateral", "loss"]
+KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "bilateral", "loss"]
 
 
 @pytest.mark.parametrize("name", KERNELS)

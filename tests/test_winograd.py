@@ -29,9 +29,9 @@ def test_the_convolution_and_its_gradients(size, dilation, rng):
         x, kernel, g = (jnp.asarray(rng.normal(size=s)) for s in ((2, *size, 3), (3, 3, 3, 5), (2, *size, 5)))
         expected, back = jax.vjp(lambda x, kernel: places(x, kernel, dilation), x, kernel)
         got = (
-            winograd.convolve(x, kernel, dilation, lambda x: x),
-            winograd.to_input(g, kernel, dilation, lambda x: x),
-            winograd.to_kernel(x, g, dilation, lambda x: x),
+            winograd.convolve(x, kernel, dilation),
+            winograd.to_input(g, kernel, dilation),
+            winograd.to_kernel(x, g, dilation),
         )
         for a, b in zip(got, (expected, *back(g)), strict=True):
             assert a.dtype == jnp.float64 and a.shape == b.shape and np.allclose(a, b, atol=1e-11)
@@ -43,13 +43,13 @@ def test_every_place_of_a_tile_has_its_own_say():
     for v, u in np.ndindex(3, 3):
         kernel = jnp.zeros((3, 3, 1, 1)).at[v, u].set(1)
         moved = jnp.pad(picture[0, :, :, 0], 1)[v : v + 5, u : u + 8]
-        assert np.allclose(winograd.convolve(picture, kernel, 1, lambda x: x)[0, :, :, 0], moved, atol=2e-4)
+        assert np.allclose(winograd.convolve(picture, kernel, 1)[0, :, :, 0], moved, atol=2e-4)
 
 
 def test_rounding_in_single_precision(rng):
     """A few units in the last place of the largest output."""
     x, kernel = np.maximum(rng.normal(size=(1, 61, 107, 64)), 0), rng.normal(size=(3, 3, 64, 8)) / 24
-    got = winograd.convolve(jnp.float32(x), jnp.float32(kernel), 4, lambda x: x)
+    got = winograd.convolve(jnp.float32(x), jnp.float32(kernel), 4)
     with jax.enable_x64(True):
         expected = places(jnp.asarray(x), jnp.asarray(kernel), 4)
     assert np.abs(got - np.float32(expected)).max() < 2e-5
