@@ -52,8 +52,8 @@ def nearest(
 ) -> Neighbours:
     """The `k` nearest of `references` for each of `queries`: exact, with memory that does not grow with `r`.
 
-    valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the
-    cosine with a zero vector is 0).  reference_tile: a multiple of 128.
+    Squared lengths are below 1e29.  valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or
+    "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple of 128, at most that many rows.
     """
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
@@ -115,7 +115,8 @@ def nearest_in_window(
     rows, columns = _round_up(y, BLOCK), _round_up(x, BLOCK)
     queries = jnp.pad(queries, ((0, rows - y), (0, columns - x), (0, 0)))
     around = ((0, 0), (radius, radius + rows - y), (radius, radius + columns - x))
-    references, valid = jnp.pad(references, (*around, (0, 0))), jnp.pad(valid, around)
+    references = jnp.pad(jnp.where(valid[..., None], references, 0), (*around, (0, 0)))
+    valid = jnp.pad(valid, around)
     own = jnp.where(valid, jnp.sum(references * references, -1), FAR)
     side = BLOCK + 2 * radius
     count = t * side**2
@@ -198,6 +199,7 @@ def _ranked(references: Float[Array, "... d"], valid: Bool[Array, "..."], metric
     The sum within the product saves two passes over all scores, a quarter of the time. Never −0, which would order
     before 0.
     """
+    references = jnp.where(valid[..., None], references, 0)  # whatever stands there: NaN would reach every score
     if metric == "cosine":
         rows, own = -_directions(references), jnp.ones(references.shape[:-1], references.dtype)
     else:

@@ -92,6 +92,21 @@ def test_equal_directions_tie_in_cosine():
     assert np.allclose(found.distances, [[0, 0, 1, 1, 2], [1, 1, 1, 1, 1]])
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_what_does_not_count_may_hold_anything(metric, rng):
+    references = jnp.float32(rng.normal(size=(300, 4)))
+    valid = jnp.arange(300) % 3 != 0
+    queries = references[valid][:40]
+    broken = jnp.where(valid[:, None], references, jnp.array([jnp.nan, jnp.inf, -jnp.inf, 1e20]))
+    for tile in (128, 384):
+        given = nearest(queries, broken, valid, k=3, metric=metric, reference_tile=tile)
+        expected = nearest(queries, references, valid, k=3, metric=metric)
+        assert np.array_equal(given.rows, expected.rows) and np.array_equal(given.distances, expected.distances)
+    grid = broken.reshape(3, 10, 10, 4)
+    found = nearest_in_window(references[:100].reshape(10, 10, 4), grid, valid.reshape(3, 10, 10), k=3, radius=2)
+    assert np.isfinite(found.distances).all() and (np.array(valid)[found.rows]).all()
+
+
 def test_without_a_mask_all_count_and_compiling_changes_nothing():
     queries, references = (jnp.array(x) for x in small_integers(0, 50, 700))
     masked = nearest(queries, references, jnp.ones(700, bool), k=5)
