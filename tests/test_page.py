@@ -611,7 +611,7 @@ def kills(made, tmp_path, cache, count):
     is lost, and what comes back equals a session that was never killed."""
     rng, frames = np.random.default_rng(count), pmljax.frames(made.folder)
     session, out = Session(COLOR, frames, cache=cache), tmp_path / "out"
-    acknowledged, flying, edits, lost = 0, None, 0, 0
+    acknowledged, flying, edits, lost, spent = 0, None, 0, 0, 0.0
 
     def something():
         y, x, i, label = (int(rng.integers(n)) for n in (*SIZE, 8, 4))
@@ -643,8 +643,10 @@ def kills(made, tmp_path, cache, count):
             asked = packets(httpx.get(server.address + "frames?frames=0,3,6").content)
             for about, body in asked:
                 assert np.array_equal(labels_of(body, SIZE), session.labels(about["frame"]))
-            timer = threading.Timer(rng.uniform(0, 0.5), os.kill, [server.process.pid, signal.SIGKILL])
+            pace = spent / edits if edits else 0.1  # of an edit: on a slow machine as many lie before the kill
+            timer = threading.Timer(rng.uniform(0, 8 * pace), os.kill, [server.process.pid, signal.SIGKILL])
             timer.start()
+            begin = time.monotonic()
             with httpx.Client() as client:
                 while True:
                     flying = something()
@@ -660,7 +662,8 @@ def kills(made, tmp_path, cache, count):
                     assert answer.status_code == 200, answer.text
                     ((about, body),) = packets(answer.content)
                     session.apply(flying)
-                    acknowledged, edits = acknowledged + 1, edits + 1
+                    acknowledged, edits, spent = acknowledged + 1, edits + 1, spent + time.monotonic() - begin
+                    begin = time.monotonic()
                     assert about["revision"] == acknowledged
                     assert np.array_equal(labels_of(body, SIZE), session.labels(0))
             timer.join()
