@@ -91,8 +91,8 @@ def nearest(
 
     size = (*asked.shape[:2], k)
     none = Neighbours(jnp.full(size, jnp.inf, queries.dtype), jnp.full(size, -1, jnp.int32))
-    found = jax.lax.scan(next_tile, none, offsets)[0]
-    return _distances(*(x.reshape(-1, k)[:n_queries] for x in found), queries, metric)
+    scores, rows = jax.lax.scan(next_tile, none, offsets)[0]
+    return _distances(scores.reshape(-1, k)[:n_queries], rows.reshape(-1, k)[:n_queries], queries, metric)
 
 
 @partial(jax.jit, static_argnames=("k", "radius"))

@@ -45,7 +45,7 @@ _A, _G, _B = matrices()
 _AA, _GG = np.kron(_A, _A), np.kron(_G, _G)
 
 
-def share(size: tuple[int, int], dilation: int) -> float:
+def share(size: tuple[int, ...], dilation: int) -> float:
     """Multiplications of a grid of this size `(y, x)` as a share of those of a sum over the nine places."""
     p, q = _blocks(size, dilation)
     return p * q * (TILE * dilation) ** 2 / (9 * size[0] * size[1])
