@@ -14,7 +14,11 @@ from pmljax.conv import WIDE, Conv, conv, max_pool
 from pmljax.fusion import once
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-WINOGRADS = [(3, 1, 4, 4, WIDE, WIDE + 2, (13, 14)), (3, 1, 1, 1, WIDE + 2, WIDE, (7, 8))]
+WINOGRADS = [
+    (3, 1, 1, 1, WIDE + 2, WIDE, (5, 4)),
+    (3, 1, 4, 4, WIDE, WIDE + 2, (13, 14)),
+    (3, 1, 1, 1, WIDE + 2, WIDE, (7, 8)),
+]
 CASES = [
     # kernel, stride, padding, dilation, channels in and out, size
     (1, 1, 0, 1, 5, 3, (7, 6)),
@@ -65,7 +69,9 @@ def test_against_a_loop(case, rng):
         return y, *back(g)
 
     got = jax.jit(all_three)(x, kernel, g)
-    bound = 4e-6 if case in WINOGRADS else 2e-6  # its transforms round five times as much (tests/test_winograd.py)
+    bound = (
+        4e-6 if case in WINOGRADS[1:] else 2e-6
+    )  # of larger grids its transforms round five times as much (tests/test_winograd.py)
     for a, b in zip(got, by_hand(x, kernel, g, stride, padding, dilation), strict=True):
         assert a.shape == b.shape and np.abs(a - b).max() <= bound * np.abs(b).max()
 
