@@ -6,7 +6,9 @@
 
 Stages, each of which goes on where it was stopped:
   first   recipe `small` on `--sources` in the shares of FIRST → OUT/first; `--first RUN` names one that there is
-  second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second
+  second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second;
+          `--second MODEL`, a run or a file of weights, stands for both
+  third   more of the second, on clips of its own → OUT/third
   pack    the parameters' average over time, in half precision → OUT/small.safetensors, and its SHA-256
   score   plain, default, best and paper presets on `--score` (looked at once per released model: trials are scored on dev),
           the default once more in single precision, and made clips of keys that no training saw → OUT/card.json, OUT/card.md
@@ -46,7 +48,7 @@ from pmljax.weights.checkpoint import find, read_record
 
 FIRST = {"davis": 1.0, "stills": 1.0}  # how often each source is drawn
 SECOND = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}
-STEPS = {"first": 4900, "second": 4000}
+STEPS = {"first": 4900, "second": 4000, "third": 5000}
 TINY = ["--batch", "2", "--crop", "97"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
@@ -64,6 +66,20 @@ def train_arguments(args: argparse.Namespace, weights: dict[str, float], out: Pa
     told += ["--stills", str(args.stills)] if "stills" in chosen else []
     told += ["--synthetic"] if "synthetic" in chosen else []
     return [*told, "--weights", *map(str, chosen.values()), "--seed", str(seed), *args.more]
+
+
+def stage_arguments(args: argparse.Namespace) -> dict[str, list[str]]:
+    """What `pmljax train` is told in each stage that is still to be trained. Each draws clips of its own: another seed."""
+    told, before = {}, args.second or args.first
+    for i, (stage, steps) in enumerate(STEPS.items()):
+        if (args.first and i < 1) or (args.second and i < 2):
+            continue
+        out = args.out / stage
+        told[stage] = train_arguments(args, SECOND if i else FIRST, out, args.seed + i)
+        told[stage] += ["--steps", "4" if args.tiny else str(steps)]
+        told[stage] += ["--init", str(before), "--turns", "True"] if i else []
+        before = out
+    return told
 
 
 def pack(run: Path, out: Path) -> dict[str, Any]:
@@ -93,7 +109,7 @@ def score(args: argparse.Namespace, packed: Path) -> dict[str, Any]:
     if args.score is None:
         return card
     rows = [ablation.Row(name, model, preset_of(model.config, name)) for name in PRESETS]
-    rows.append(ablation.Row("default, float32", load(args.out / "second"), preset_of(model.config)))
+    rows.append(ablation.Row("default, float32", load(args.out / "third"), preset_of(model.config)))
     year, names = davis.find_split(args.davis, args.score)
     records = ablation.run(args.out / args.score, args.davis, names, year, rows)
     write_file(args.out / "card.md", ablation.table(records, args.score).encode())
@@ -124,36 +140,29 @@ def main() -> int:
     parser.add_argument("--stills", type=Path, help="pictures with masks, in VOC's layout")
     parser.add_argument("--sources", nargs="+", choices=tuple(SECOND), help="all by default; of --tiny: synthetic")
     parser.add_argument("--first", type=Path, help="a run of the first stage to go on from, instead of training one")
+    parser.add_argument("--second", type=Path, help="a run or weights of the second stage to go on from")
     parser.add_argument("--score", help="a split of the DAVIS root to score; never one that was trained on")
-    parser.add_argument("--seed", type=int, default=0, help="of the first stage; the second takes the next")
+    parser.add_argument("--seed", type=int, default=0, help="of the first stage; each other takes the next")
     parser.add_argument("--tiny", action="store_true", help="every stage, a few steps each")
     parser.add_argument("--out", type=Path, required=True)
     args, args.more = parser.parse_known_args()
     args.more += TINY if args.tiny else []
     args.sources = args.sources or (["synthetic"] if args.tiny else list(SECOND))
-    first, second = args.first or args.out / "first", args.out / "second"
     try:
         if args.score and args.davis is None:
             raise InputError("--score: found no --davis; expected the root that has the split")
-        # The second stage draws clips of its own: another seed.
-        told = {
-            "first": train_arguments(args, FIRST, first, args.seed),
-            "second": [*train_arguments(args, SECOND, second, args.seed + 1), "--init", str(first), "--turns", "True"],
-        }
-        if args.first:
-            del told["first"]
+        stages = stage_arguments(args)
         args.out.mkdir(parents=True, exist_ok=True)
-        for stage, arguments in told.items():
-            steps = ["--steps", "4" if args.tiny else str(STEPS[stage])]
-            if status := timed(args.out, stage, lambda told=[*arguments, *steps]: pmljax(told)):
+        for stage, arguments in stages.items():
+            if status := timed(args.out, stage, lambda told=arguments: pmljax(told)):
                 return status
         packed = args.out / "small.safetensors"
-        record = timed(args.out, "pack", lambda: pack(second, packed))
+        record = timed(args.out, "pack", lambda: pack(args.out / "third", packed))
         card = timed(args.out, "score", lambda: score(args, packed))
     except InputError as error:
         return fail(str(error))
     record |= {
-        "recipes": [read_record(find(run))["config"] for run in (first, second)],
+        "recipes": {stage: read_record(find(args.out / stage))["config"] for stage in stages},
         "stages": json.loads((args.out / "stages.json").read_text()),
         "scores": card,
     }

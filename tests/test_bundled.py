@@ -70,6 +70,22 @@ def test_what_the_stages_are_told(tmp_path):
         told(second, stills=None)
 
 
+def test_which_stages_are_left(tmp_path):
+    def left(first=None, second=None):
+        args = given(first=first, second=second, out=tmp_path, seed=7, tiny=False)
+        return {k: " ".join(v) for k, v in train_bundled.stage_arguments(args).items()}
+
+    every = left()
+    assert list(every) == ["first", "second", "third"]
+    assert every["first"].endswith("--weights 1.0 1.0 --seed 7 --steps 4900")
+    for before, stage, seed in (("first", "second", 8), ("second", "third", 9)):
+        steps = train_bundled.STEPS[stage]
+        assert f"--seed {seed} --steps {steps} --init {tmp_path / before} --turns True" in every[stage]
+    assert list(left(first=Path("A"))) == ["second", "third"] and "--init A " in left(first=Path("A"))["second"]
+    for given_first in (None, Path("A")):
+        assert list(left(given_first, Path("B"))) == ["third"] and "--init B " in left(given_first, Path("B"))["third"]
+
+
 def test_seconds_add_up_over_runs(tmp_path):
     def fails():
         raise InputError("stopped")
