@@ -196,6 +196,20 @@ def test_views(page):
     assert all(0 < s < 1000 for _, s in page.desk._sure)
 
 
+def test_one_frame_that_fails_in_the_background_does_not_keep_the_others_from_being_known(page, monkeypatch, capfd):
+    def fails(session, index, *step):
+        if index == 2:
+            raise RuntimeError("of frame 2")
+        return known(session, index, *step)
+
+    known = desks.margins
+    monkeypatch.setattr(desks, "margins", fails)
+    page.edit(SCRIPT[0])
+    until(lambda: all(r == 1 for r, _ in page.desk._sure))
+    assert [i for i, (_, s) in enumerate(page.desk._sure) if s < 0] == [2]
+    assert "of frame 2" in capfd.readouterr().err
+
+
 def test_pictures_are_the_frames(page, made):
     from PIL import Image
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ PING = 15.0  # seconds after which a quiet line is shown to be alive
 QUIET = 0.3  # seconds without a question after which what nobody waits for is computed
 COARSE = 2  # how sure a frame is, is asked of every second row and column of cells
 
+T = TypeVar("T")
 Opening = Callable[[Callable[[], object]], Session]
 
 
@@ -249,13 +251,22 @@ class Desk:
                 await asyncio.sleep(QUIET / 3)
                 continue
             if not behind:
-                await self.worker.do(SOME_TIME, self._spare.pop(0))
+                await self._unasked(self._spare.pop(0))
                 continue
             nearest = min(behind, key=lambda i: abs(i - self.view))
-            self._sure[nearest] = await self.worker.do(SOME_TIME, lambda i=nearest: self._sureness(i))
+            found = await self._unasked(lambda i=nearest: self._sureness(i))
+            self._sure[nearest] = found or (self.revision, -1)
             if len(behind) == 1 or time.monotonic() - told > QUIET:
                 told = time.monotonic()
                 self._ring()
+
+    async def _unasked(self, call: Callable[[], T]) -> T | None:
+        """What the call gives. What it raises is told in the terminal, as nobody waits for it; the rest goes on."""
+        try:
+            return await self.worker.do(SOME_TIME, call)
+        except Exception as error:
+            print(f"pmljax: an error of ours, in the background: {error!r}", file=sys.stderr)
+            return None
 
     def _sureness(self, index: int) -> tuple[int, int]:
         return self.revision, round(1000 * float(margins(self.session(), index, COARSE).mean()))
