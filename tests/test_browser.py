@@ -176,6 +176,57 @@ def test_scribbles_boxes_and_three_objects(tab, tmp_path):
     assert [e.op for e in log][-3:] == ["remove", "forget", "undo"]
 
 
+def test_a_stroke_is_of_the_frame_that_it_was_begun_on(tab, tmp_path):
+    playing = "() => document.getElementById('play').getAttribute('aria-label') === 'Pause'"
+    tab.press("e", " ")
+    until(lambda: tab.page.evaluate(playing) and tab.inside()["frame"] > 0)
+    tab.page.mouse.move(*tab.where(20, 20))
+    tab.page.mouse.down()
+    frame = tab.inside()["frame"]
+    assert not tab.page.evaluate(playing)  # the video stands while something is drawn on it
+    tab.page.mouse.move(*tab.where(50, 60), steps=5)
+    tab.page.mouse.up()
+    tab.shows(1)
+    (log,) = read_log(tmp_path / "out/edits.jsonl", {})
+    assert (log.op, log.frame) == ("box", frame)
+    # Another frame in the middle of it: forgotten.
+    tab.page.mouse.move(*tab.where(20, 20))
+    tab.page.mouse.down()
+    tab.page.mouse.move(*tab.where(50, 60), steps=5)
+    tab.press("ArrowLeft")
+    tab.page.mouse.move(*tab.where(60, 70), steps=5)
+    tab.page.mouse.up()
+    tab.page.wait_for_timeout(300)
+    assert tab.inside()["revision"] == 1
+    assert tab.page.locator("#undo").get_attribute("data-tip") == f"Undo: box on frame {frame}"
+
+
+def test_a_mark_in_the_embedding_shows_what_it_changes_and_one_button_removes_it(tab):
+    tab.press("d")
+    tab.click(40, 40)
+    tab.shows(1)
+    assert tab.inside()["mode"] == "masks" and not tab.page.locator("#remove").is_visible()
+    tab.press("v")
+    tab.click(40, 40)
+    tab.page.locator("#remove").click()
+    assert not tab.shows(2).any() and not tab.page.locator("#remove").is_visible()
+    assert tab.page.locator("#undo").get_attribute("data-tip") == "Undo: removing a mark"
+
+
+def test_a_map_that_is_refused_is_asked_for_again_in_a_while(tab):
+    asked = []
+
+    def refuse(route):
+        asked.append(route.request.url)
+        route.fulfill(status=500, body="{}")
+
+    tab.page.route("**/margins*", refuse)
+    tab.press("s")
+    tab.page.wait_for_timeout(2500)
+    assert 1 < len(asked) < 6
+    tab.errors.clear()  # the browser tells of each
+
+
 def test_a_mask_is_dropped(tab, made):
     drop = """([data, name]) => {
       const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -225,6 +276,15 @@ def test_views_why_next_export(tab, made, tmp_path):
             tab.page.locator(f"a[href='export/{name}']").click()
         assert download.value.suggested_filename == f"frames-{name}"
         assert download.value.path().stat().st_size > 50
+    # While frames are still being decoded, nothing is promised.
+    decoding = """async () => {
+      const { store } = await import(new URL("static/store.js", location.href).href);
+      store.state = { ...store.state, decoded: 3 };
+    }"""
+    tab.page.evaluate(decoding)
+    tab.page.locator("#export summary").click()
+    tab.page.locator("a[href='export/masks.zip']").click()
+    assert "still being read" in tab.page.locator("#toast").inner_text()
 
 
 def sure_of(address):
@@ -310,7 +370,7 @@ def test_sizes_of_the_window(tab, size):
         assert box["y"] >= 0 and box["y"] + box["height"] <= height + 0.5, name
     areas = {name: box["width"] * box["height"] for name, box in boxes.items()}
     assert areas["#stage"] > 0.55 * width * height and max(areas, key=areas.__getitem__) == "#stage"
-    for button in tab.page.locator("#tools button").all():
+    for button in tab.page.locator("#tools button:visible").all():
         box = button.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width + 0.5
     tab.click(40, 40)
@@ -331,6 +391,15 @@ def test_a_finger(opened, made, tmp_path, cache):
         tab.page.touchscreen.tap(*tab.where(90, 140))
         labels = tab.shows(2)
         assert labels[90, 140] == 0 and labels[40, 40] == 1
+        # Three fingers move nothing and say nothing.
+        device = context.new_cdp_session(tab.page)
+        fingers = [dict(zip("xy", tab.where(30, 20 + 30 * i), strict=True), id=i) for i in range(3)]
+        for i in range(3):
+            device.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": fingers[: i + 1]})
+        for i in range(3):
+            device.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": fingers[i + 1 :]})
+        tab.page.wait_for_timeout(300)
+        assert tab.inside()["revision"] == 2
         context.close()
         assert not tab.errors
 

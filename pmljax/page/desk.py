@@ -17,7 +17,7 @@ import numpy as np
 from pmljax.data.frames import Frames
 from pmljax.editlog import EditLog
 from pmljax.errors import InputError
-from pmljax.inputs import Edit
+from pmljax.inputs import PLACED, Edit
 from pmljax.interact import Session
 from pmljax.page.film import Film
 from pmljax.page.wire import packet, runs
@@ -276,7 +276,15 @@ def _told(edits: list[Edit]) -> str:
     """What the last of them is, for a button's tooltip; "" where there is none."""
     if not edits:
         return ""
-    return f"{edits[-1].op} on frame {edits[-1].frame}" if edits[-1].op != "clear" else "clear"
+    last = edits[-1]
+    if last.op in PLACED:
+        return f"{last.op} on frame {last.frame}"
+    words = {
+        "remove": "removing a mark",
+        "forget": f"deleting object {last.label}",
+        "name": f"naming object {last.label}",
+    }
+    return words.get(last.op, last.op)
 
 
 def warm(session: Session) -> None:

@@ -74,7 +74,8 @@ let spaceDown = 0;
 function press(event) {
   const target = event.target;
   if (target.closest?.("dialog[open]")) return;
-  const command = event.ctrlKey || event.metaKey;
+  const typed = event.getModifierState?.("AltGraph"); // Windows says Ctrl and Alt to a key that makes a sign, as [ in German
+  const command = (event.ctrlKey && !typed) || event.metaKey;
   const key = event.key.toLowerCase();
   const typing = target.matches?.("input:not([type=range])");
   if (command && (key === "z" || key === "y")) {
@@ -83,7 +84,7 @@ function press(event) {
     undo(key === "y" || event.shiftKey ? "redo" : "undo");
     return;
   }
-  if (typing || command || (event.altKey && event.key !== "Enter")) return;
+  if (typing || command || (event.altKey && !typed && event.key !== "Enter")) return;
   if (target === byId("canvas") || target === document.body) {
     if (cursorKey(event)) {
       event.preventDefault();
@@ -102,7 +103,8 @@ function press(event) {
   } else if (event.key === "Escape") {
     clearTimeout(timer);
     byId("tip").hidden = true;
-    if (!cancel()) byId("export").open = false;
+    if (pending.cursor) toggleCursor();
+    else if (!cancel()) byId("export").open = false;
     store.selected = null;
     changed("selected");
   } else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
@@ -111,6 +113,7 @@ function press(event) {
     play(false);
     show(store.frame + (event.key === "ArrowLeft" ? -1 : 1) * (event.shiftKey ? 10 : 1));
   } else if (event.key === "Home" || event.key === "End") {
+    if (target.matches?.("input")) return;
     event.preventDefault();
     show(event.key === "Home" ? 0 : store.state.count - 1);
   } else if (event.key === "Backspace") removeSelected();
@@ -160,6 +163,10 @@ function tip(event) {
 export function begin() {
   addEventListener("keydown", press);
   addEventListener("keyup", lift);
+  addEventListener("blur", () => { // the key is lifted where nobody hears it
+    holdSpace(false);
+    spaceDown = 0;
+  });
   for (const kind of ["pointerover", "pointerdown", "focusin"]) addEventListener(kind, tip);
   const list = byId("keys-list");
   for (const [key, what] of KEYS) {

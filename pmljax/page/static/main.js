@@ -10,7 +10,7 @@ import * as tools from "./tools.js";
 import * as why from "./why.js";
 
 const byId = (id) => document.getElementById(id);
-let noticed = "";
+const told = new Set(); // what was said once
 
 function tellState() {
   const { phase, embedded, count, title, model, width, height, message, notice, film_error } = store.state;
@@ -23,8 +23,11 @@ function tellState() {
   byId("loading-bar").value = count ? Math.min(embedded / count, 1) : 0;
   byId("loading-more").textContent =
     phase !== "embedding" ? message : embedded >= count && count ? "Getting ready" : `${embedded} of ${count || "?"} frames`;
-  const news = notice || film_error;
-  if (news && news !== noticed) toast((noticed = news), Boolean(film_error));
+  for (const [news, bad] of [[notice, false], [film_error, true]]) {
+    if (!news || told.has(news)) continue;
+    told.add(news);
+    toast(news, bad);
+  }
 }
 
 function drop() {
@@ -52,13 +55,20 @@ function buttons() {
   byId("why").addEventListener("click", keys.toggleWhy);
   byId("fit").addEventListener("click", stage.fit);
   byId("opacity").addEventListener("input", (e) => keys.opacity(e.target.value / 100));
-  byId("width").addEventListener("change", (e) => keys.width(+e.target.value));
+  byId("remove").addEventListener("click", tools.removeSelected);
+  byId("width").addEventListener("change", (e) => {
+    keys.width(+e.target.value);
+    e.target.value = store.width;
+  });
   const menu = byId("export");
   addEventListener("pointerdown", (e) => menu.contains(e.target) || (menu.open = false));
   for (const link of menu.querySelectorAll("a")) {
-    link.addEventListener("click", () => {
+    link.addEventListener("click", (event) => {
       menu.open = false;
-      toast("Being made; the browser saves it");
+      const { phase, decoded, count } = store.state;
+      const whole = phase === "ready" && decoded >= count;
+      if (!whole) event.preventDefault();
+      toast(whole ? "Being made; the browser saves it" : "Not yet: the video is still being read", !whole);
     });
   }
 }

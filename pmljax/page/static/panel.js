@@ -75,6 +75,7 @@ function row({ label, name }, index) {
     };
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
+      if (event.isComposing) return; // Enter there ends what an input method composes
       if (event.key === "Enter" || event.key === "Escape") finish(event.key === "Enter", true);
     });
     input.addEventListener("blur", () => finish(true));
@@ -92,7 +93,7 @@ function row({ label, name }, index) {
     class: "icon", "data-focus": `${what}-${label}`, "data-tip": name, "aria-label": `${name} ${called}`, onclick: action, ...more,
   }, icon(more["data-icon"] || what)));
   const off = store.hidden.has(label);
-  small("hide", off ? "Show" : "Hide", () => hide(label), { "aria-pressed": String(off), "data-icon": off ? "hidden" : "eye", "data-key": "H" });
+  small("hide", off ? "Show" : "Hide", () => hide(label), { "aria-label": `Hide ${called}`, "aria-pressed": String(off), "data-icon": off ? "hidden" : "eye", "data-key": "H" });
   small("rename", "Rename", () => rename(label), { "data-icon": "pencil", "data-key": "F2" });
   small("delete", "Delete", () => forget(label), { "data-icon": "trash" });
   return item;
@@ -180,7 +181,8 @@ function drawButtons() {
     byId(name).disabled = !store.state[name];
     byId(name).dataset.tip = `${name === "undo" ? "Undo" : "Redo"}${store.state[name] ? `: ${store.state[name]}` : ""}`;
   }
-  byId("width").value = store.width;
+  byId("remove").hidden = store.selected === null;
+  if (document.activeElement !== byId("width")) byId("width").value = store.width; // not while it is being typed
 }
 
 function drawHint() {
@@ -202,7 +204,7 @@ export function undo(op) {
 export function begin() {
   on("state label hidden", drawObjects);
   on("frame packet selected state", drawMarks);
-  on("state tool mode why width", drawButtons);
+  on("state tool mode why width selected", drawButtons);
   on("state", drawHint);
   byId("add").addEventListener("click", addObject);
   byId("undo").addEventListener("click", () => undo("undo"));

@@ -2,12 +2,14 @@
 
 export class Refused extends Error {}
 
+const SILENT = "The server does not answer. Is it still running?";
+
 async function ask(path, options) {
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Refused("The server does not answer. Is it still running?");
+    throw new Refused(SILENT);
   }
   if (answer.ok) return answer;
   let message = `${answer.status} ${answer.statusText}`;
@@ -37,7 +39,16 @@ function packetsOf(buffer) {
   return out;
 }
 
-const packet = async (answer) => packetAt(await (await answer).arrayBuffer(), 0);
+async function bytes(asked) {
+  const answer = await asked;
+  try {
+    return await answer.arrayBuffer();
+  } catch { // it broke off on the way
+    throw new Refused(SILENT);
+  }
+}
+
+const packet = async (asked) => packetAt(await bytes(asked), 0);
 
 // Inputs are sent one after the other: two that overtake each other would be two others.
 let line = Promise.resolve();
@@ -53,17 +64,28 @@ export const edit = (input, view) =>
 export const mask = (file, frame) =>
   inTurn(() => packet(ask(`mask?frame=${frame}&view=${frame}`, { method: "POST", body: file })));
 export const frame = (i) => packet(ask(`frames?frames=${i}&view`));
-export const frames = async (list) => packetsOf(await (await ask(`frames?frames=${list.join(",")}`)).arrayBuffer());
+export const frames = async (list) => packetsOf(await bytes(ask(`frames?frames=${list.join(",")}`)));
 export const margins = (i) => packet(ask(`margins?frame=${i}`));
 export const colours = (i) => packet(ask(`colours?frame=${i}`));
 export const why = async (i, y, x) => (await ask(`why?frame=${i}&y=${y}&x=${x}`)).json();
 export const picture = async (i) => createImageBitmap(await (await ask(`picture/${i}.jpg`)).blob());
 
-// heard: {state, sure, lost}
+// heard: {state, sure, lost}. Only while the page is seen: a browser gives one server six connections in all.
 export function listen(heard) {
-  const events = new EventSource("changes");
-  events.addEventListener("state", (e) => heard.state(JSON.parse(e.data)));
-  events.addEventListener("sure", (e) => heard.sure(JSON.parse(e.data)));
-  events.addEventListener("error", () => heard.lost());
-  addEventListener("pagehide", () => events.close());
+  let events = null;
+  const close = () => {
+    events?.close();
+    events = null;
+  };
+  const open = () => {
+    if (events || document.hidden) return;
+    events = new EventSource("changes");
+    events.addEventListener("state", (e) => heard.state(JSON.parse(e.data)));
+    events.addEventListener("sure", (e) => heard.sure(JSON.parse(e.data)));
+    events.addEventListener("error", () => heard.lost());
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open); // also where the browser brings the page back as it was
+  open();
 }

@@ -73,7 +73,7 @@ export function picture(i) {
         }
         if (i === store.frame) redraw();
       },
-      () => pictures.delete(i),
+      () => setTimeout(() => pictures.delete(i), 1000), // asked again, in a while
     );
     pictures.set(i, coming);
   }
@@ -119,7 +119,13 @@ async function fetchMap(mode, frame) {
     const found = await (mode === "sure" ? server.margins(frame) : server.colours(frame));
     if (maps[mode].size > 100) maps[mode].clear();
     maps[mode].set(frame, found);
-  } catch { /* asked again when drawn again */ }
+  } catch {
+    setTimeout(() => { // asked again, in a while
+      fetching.delete(mode);
+      redraw();
+    }, 1000);
+    return;
+  }
   fetching.delete(mode);
   redraw();
 }

@@ -32,11 +32,10 @@ const packets = new Map();
 export const packetOf = (i) => packets.get(i);
 
 export function keep(packet) {
+  const newest = !(packets.get(packet.frame)?.revision > packet.revision);
+  if (newest) packets.set(packet.frame, packet); // before the state is heard, which asks for what is behind it
   if (packet.state) heard(packet.state);
-  const before = packets.get(packet.frame);
-  if (before && before.revision > packet.revision) return;
-  packets.set(packet.frame, packet);
-  if (packet.frame === store.frame) changed("packet");
+  if (newest && packet.frame === store.frame) changed("packet");
 }
 
 export function heard(state) {

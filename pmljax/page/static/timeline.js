@@ -68,7 +68,8 @@ export function play(playing = !store.playing) {
   store.playing = playing && store.state.count > 1;
   const button = document.getElementById("play");
   document.getElementById("play-icon").setAttribute("href", store.playing ? "#i-pause" : "#i-play");
-  button.setAttribute("aria-label", store.playing ? "Pause" : "Play");
+  button.dataset.tip = store.playing ? "Pause" : "Play";
+  button.setAttribute("aria-label", button.dataset.tip);
   if (store.playing) timer = setTimeout(tick, 0, performance.now());
 }
 

@@ -1,7 +1,8 @@
 // What the pointer, and the cursor of the keyboard, do to the picture.
 
 import { pan, pending, pixelAt, place, redraw, mark, zoom } from "./stage.js";
-import { changed, packetOf, say, store, toast } from "./store.js";
+import { changed, on, packetOf, say, store, toast } from "./store.js";
+import { play } from "./timeline.js";
 
 const canvas = document.getElementById("canvas");
 const RING = 16; // pixels of background around a box
@@ -11,14 +12,18 @@ let moving = null; // the picture is moved, or pinched
 let spaceHeld = false;
 
 const at = ([y, x]) => ({ y, x });
-const boxOf = ([a, b], label) => ({
-  op: "box", frame: store.frame, label, ring: label ? RING : 0,
+const boxOf = ({ points: [a, b], label, frame }) => ({
+  op: "box", frame, label, ring: label ? RING : 0,
   top: Math.min(a[0], b[0]), left: Math.min(a[1], b[1]), bottom: Math.max(a[0], b[0]), right: Math.max(a[1], b[1]),
 });
 
 function press(pixel, label) {
   if (store.state.phase !== "ready") return;
-  if (store.mode === "colours") changed("tomasks");
+  play(false); // what is marked is the frame that was seen
+  if (store.mode === "colours") { // an embedding stays as it is: what a mark changes shows in the masks
+    store.mode = "masks";
+    changed("mode");
+  }
   if (store.tool === "click") say({ op: "click", frame: store.frame, ...at(pixel), label });
   else if (store.tool === "select") select(pixel);
   else {
@@ -43,7 +48,7 @@ function release() {
   pending.draw = null;
   redraw();
   if (op === "box") {
-    if (points.length === 2 && points[0][0] !== points[1][0] && points[0][1] !== points[1][1]) say(boxOf(points, label));
+    if (points.length === 2 && points[0][0] !== points[1][0] && points[0][1] !== points[1][1]) say(boxOf({ points, label, frame }));
     else toast("Drag from one corner to the other");
   } else if (op === "scribble") say({ op, frame, points, width: store.width, label });
   else say({ op, frame, points, width: store.width });
@@ -59,7 +64,7 @@ export function cancel() {
 function drawStroke(context, px) {
   const { op, points, label } = stroke;
   if (op === "box") {
-    if (points.length === 2) mark(context, boxOf(points, label));
+    if (points.length === 2) mark(context, boxOf(stroke));
     return;
   }
   if (op === "scribble") mark(context, { op, points, width: store.width, label });
@@ -116,7 +121,7 @@ export async function removeSelected() {
 function down(event) {
   pointers.set(event.pointerId, event);
   canvas.setPointerCapture?.(event.pointerId);
-  if (pointers.size === 2) { // two fingers move the picture; what the first began is forgotten
+  if (pointers.size > 1) { // two fingers move the picture; what the first began is forgotten
     stroke = pending.draw = null;
     moving = { touch: null };
     return;
@@ -133,7 +138,7 @@ function down(event) {
     return;
   }
   pending.cursor = null;
-  const label = event.button === 2 || event.altKey ? 0 : store.label;
+  const label = event.button === 2 || event.altKey || event.ctrlKey ? 0 : store.label; // Ctrl-click: a Mac's right button
   // A finger may be the first of two: it clicks when it leaves.
   if (event.pointerType === "touch" && (store.tool === "click" || store.tool === "select")) moving = { tap: { pixel, label } };
   else press(pixel, label);
@@ -153,7 +158,7 @@ function move(event) {
     pan(dx / 2, dy / 2);
     if (was > 0) zoom(now / was, (event.clientX + other.clientX) / 2 - box.left, (event.clientY + other.clientY) / 2 - box.top);
     moving = { touch: true };
-  } else if (moving && !moving.tap) pan(dx, dy);
+  } else if (moving && !moving.tap && pointers.size === 1) pan(dx, dy);
   else if (stroke) for (const e of event.getCoalescedEvents?.() || [event]) drag(pixelAt(e.clientX, e.clientY, true));
 }
 
@@ -209,6 +214,7 @@ export function cursorKey(event) {
 }
 
 export function begin() {
+  on("frame", () => stroke && cancel()); // a stroke belongs to the frame that it was begun on
   canvas.addEventListener("pointerdown", down);
   canvas.addEventListener("pointermove", move);
   canvas.addEventListener("pointerup", up);
