@@ -46,7 +46,7 @@ from pmljax.weights.bundled import fingerprint
 
 FORMAT = 1  # of the finished rows
 PAPER = {"–, –": (0.720, 0.736), "–, adaptation": (0.732, 0.750), "position, –": (0.743, 0.781)}
-PAPER["position, adaptation"] = (0.755, 0.793)  # METHOD §9: all 20 sequences, a COCO-trained ResNet-101
+PAPER["position, adaptation"] = (0.755, 0.793)  # the paper's table, as sydney0zq's README has it: all 20 sequences
 
 plain, default, best, paper = (PRESETS[name] for name in ("plain", "default", "best", "paper"))
 solver = BilateralConfig(smoothness=8.0)

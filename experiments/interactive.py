@@ -19,7 +19,8 @@ so that compilation is left out; the records hold the first pass too, and the se
 input and are no part of the curve. Where no error is left, the last result stands and costs nothing.
 OUT gets curve.csv (seconds: cumulative; frame_seconds: of this interaction, to the full-size labels of its frame),
 curve.json (means; area: under J&F against the number of interactions and against seconds, each a share of the axis; the
-J&F at 60 s; METHOD §8), curve.png and runs/, whose finished (model, sequence, seed) are not computed again.
+J&F at 60 s, as the package davisinteractive has them), curve.png and runs/, whose finished (model, sequence, seed) are
+not computed again.
 Needs SciPy and matplotlib (`pip install 'pmljax[dev]'`).
 """
 

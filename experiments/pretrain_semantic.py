@@ -70,7 +70,7 @@ RECIPES = {
         decay=1e-2,
         clip=1.0,
     ),
-    # DeepLab-v2's: 20,000 steps of 10, poly from 2.5e-4, the classifier at ten times the rate (METHOD §4.4).
+    # DeepLab-v2's: 20,000 steps of 10, poly from 2.5e-4, the classifier at ten times the rate.
     "paper": TrainConfig(
         NAMED["paper"],
         Augment(crop=321, scale=(0.5, 1.5), colour=0.0),

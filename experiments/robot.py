@@ -1,9 +1,9 @@
 """A simulated user who knows the truth: where the next click falls, and which scribbles are drawn over the errors.
 
 A click falls on the point of the largest error that is farthest from the error's edge. Scribbles are as the DAVIS
-interactive robot draws them (METHOD §8): of each label's error the opened region, its skeleton, the longest path through
-each part of it, and a Bézier curve with the path for its control points. Outside of the picture counts as outside of a
-region everywhere. NumPy and SciPy.
+interactive robot draws them (the package davisinteractive): of each label's error the opened region, its skeleton, the
+longest path through each part of it, and a Bézier curve with the path for its control points. Outside of the picture
+counts as outside of a region everywhere. NumPy and SciPy.
 Labels are as everywhere: 0 background, 255 void, which is never an error.
 Axes: `h w` frame, `n` point of a line; points are (y, x).
 """

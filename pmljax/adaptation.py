@@ -1,7 +1,7 @@
 """Online adaptation: pixels of frames already labelled join the references, under the labels that they were given.
 
 The rows of `References` after the user's are a ring of whole frames: the newest takes the place of the oldest, the user's
-rows are never touched, and no shape grows. The paper's rule (METHOD §1) lets a pixel join where all its neighbours agree;
+rows are never touched, and no shape grows. The paper's rule lets a pixel join where all its neighbours agree;
 beyond it, whole frames join with their soft labels, searched only near each query.
 Axes: `y x` grid, `q` = y·x queries, `r` reference row, `k` neighbours, `o` label column.
 """

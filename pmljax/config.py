@@ -94,13 +94,13 @@ NAMED = {
     config.name: config
     for config in (
         ModelConfig("color", depth=0, unit=False),
-        # For a CPU: the trial of DESIGN's "Measured, to start from".
+        # For a CPU.
         ModelConfig("small", 18, 32, norm="group", taps=(2, 3, 4), head=((1, 128), (1, 64))),
         ModelConfig("base", 50, 64, norm="group", taps=(2, 3, 4), head=((1, 256), (1, 128))),
-        # Our reading of the paper; d, the depth of the head and the trunk are sourced in METHOD §1, the 3×3 and its
+        # Our reading of the paper; d, the depth of the head and the trunk are known (docs/sources.md), the 3×3 and its
         # 512 channels, the scaling of the position and the unit length are unconfirmed.
         ModelConfig("paper", 101, head=((3, 512), (1, 128)), position="yxt", scaling="bgr"),
-        # The two PyTorch reproductions as they run (METHOD §1, §4). Their resizing was Pillow's default: nearest then.
+        # The two PyTorch reproductions as they run (docs/sources.md). Their resizing was Pillow's default: nearest then.
         ModelConfig(
             "sydney0zq",
             101,

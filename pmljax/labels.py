@@ -2,8 +2,8 @@
 
 A label image is uint8 `[h, w]`: 0 background, 1…254 objects (not necessarily contiguous), 255 void.
 
-The grid. Cell i of the stride-s grid is centred on pixel s·i of the picture that the network sees (DESIGN, "Where a grid
-cell lies"; neither half-pixel resizing nor align_corners does this). With pixel p covering p ± ½:
+The grid. Cell i of the stride-s grid is centred on pixel s·i of the picture that the network sees (each stride of 2
+centres output i on input 2i; neither half-pixel resizing nor align_corners does this). With pixel p covering p ± ½:
 *shrink* gives a cell the mean over [s·i − s/2, s·i + s/2], clipped to the picture and renormalised;
 *grow* reads pixel p by linear interpolation at p/s, clamped to the last cell.
 Both are matrices of one axis, applied as A_y · x · A_xᵀ.
@@ -74,7 +74,7 @@ def object_ids(labels: Integer[np.ndarray, "h w"]) -> list[int]:
 
 
 def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask in any form found in practice (DESIGN, "Reading masks").
+    """Read a mask in any form found in practice.
 
     Palette: the index is the id, 255 void. 1-bit: object 1. Grey (alpha ignored) with values 0 and 255 only: 255 is
     object 1; otherwise the values are ids and 255 is void. RGB: black and white, or colours of the palette.

@@ -1,6 +1,6 @@
 """The DAVIS measures: region similarity J, contour accuracy F, their mean, recall and decay, and tables of them.
 
-Written from the definition of the public tools (METHOD §7): J = |G∩M| / |G∪M|; F from boundaries matched within a disk;
+Written from the definition of the public tools (docs/sources.md): J = |G∩M| / |G∪M|; F from boundaries matched within a disk;
 the first and the last frame are left out in the semi-supervised setting, which `sequence_scores` leaves to its caller.
 Means over the data set are over objects, not over sequences.
 """

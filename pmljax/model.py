@@ -1,7 +1,6 @@
 """The network that embeds every pixel: trunk, position, head, unit length.
 
-A frame goes in as uint8 `[h, w, 3]` RGB, and out comes `[y, x, d]` on the stride-8 grid, cell i centred on pixel 8i
-(METHOD §3.3).
+A frame goes in as uint8 `[h, w, 3]` RGB, and out comes `[y, x, d]` on the stride-8 grid, cell i centred on pixel 8i.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Num, UInt8
 from pmljax.config import ModelConfig
 from pmljax.labels import area_matrix
 
-# Caffe's BGR mean, as DeepLab-v2 uses it; sydney0zq subtracts its own rounding of it in RGB order (METHOD §4.2).
+# Caffe's BGR mean, as DeepLab-v2 uses it; sydney0zq subtracts its own rounding of it in RGB order.
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
 RGB_MEAN = (122.675, 116.669, 104.008)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,7 +1,7 @@
 """How a frame is labelled once its pixels are embedded: the presets of inference.
 
 `plain`: retrieval from the user's pixels alone.  `default`, `best`: chosen on training sequences that no weights were fitted
-on (experiments/README.md, "Inference").  `paper`: the paper's (METHOD §1), with its adaptation and its solver.
+on (experiments/README.md, "Inference").  `paper`: the paper's (docs/sources.md), with its adaptation and its solver.
 """
 
 from __future__ import annotations

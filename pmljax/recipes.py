@@ -1,8 +1,8 @@
 """Recipes of training: what `pmljax train --recipe NAME` does.
 
-`small`: for two CPU cores, from random weights; 2,400 of its 4,900 steps took 46 minutes (experiments/README.md). Each value
-is part of that one recipe, only their whole was measured. `paper`: the paper's training as far as it is known (METHOD §2,
-§4.4), for a GPU.
+`small`: for two CPU cores, from random weights; 4,900 steps, an hour or so (experiments/README.md). Each value
+is part of that one recipe, only their whole was measured. `paper`: the paper's training as far as it is known
+(docs/sources.md), for a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECIPES = {
         model=NAMED["paper"],
         short_side=480,
         canvas=(480, 854),
-        # Scale, crop and flip are DeepLab-v2's, whose COCO weights the paper starts from; METHOD §4.4.
+        # Scale, crop and flip are DeepLab-v2's, whose COCO weights the paper starts from.
         augment=Augment(crop=321, scale=(0.5, 1.5), colour=0.0),
         steps=20_000,  # DeepLab-v2's; the paper's own number is unknown
         batch=4,  # triplets, sydney0zq

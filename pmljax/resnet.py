@@ -68,7 +68,8 @@ class Plan(NamedTuple):
 def stage_plan(geometry: Geometry, stride: int, trained: int | None = None) -> list[Plan]:
     """The plan of stages 1…4.
 
-    A stage that may not stride any more dilates instead (METHOD §3.2).
+    A stage that may not stride any more dilates instead: in DeepLab-v2 from its first block on; in torchvision the first
+    block still has the dilation before.
     trained: the stride that the weights were trained at, where `stride` is finer. Every stride left out doubles all
     dilations behind it ("à trous"): each cell that both grids have is computed from the same cells.
     """

@@ -25,7 +25,7 @@ from pmljax.confidence import near_border, vote_confidence
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
-# The oracle, from METHOD section 6: dictionaries and loops, then SciPy's matrices in float64
+# The oracle, from Barron and Poole's formulas (docs/sources.md): dictionaries and loops, then SciPy's matrices in float64
 
 
 def tuples_by_hand(image, config):

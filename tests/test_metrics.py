@@ -14,7 +14,7 @@ from pmljax.scoring import score_results
 
 
 def boundary_by_hand(mask):
-    """METHOD §7, pixel by pixel: differs from the right, lower, lower-right neighbour; one neighbour at the edges."""
+    """As public tools do, pixel by pixel: differs from the right, lower, lower-right neighbour; one neighbour at the edges."""
     h, w = mask.shape
     out = np.zeros((h, w), bool)
     for i in range(h):
@@ -82,7 +82,7 @@ def test_statistics():
     values = np.arange(48) / 47
     s = metrics.statistics(values)
     assert math.isclose(s.mean, 0.5) and math.isclose(s.recall, 0.5)
-    # n = 48: the quarters end at 0, 12, 24, 35, 47, ends shared (METHOD §7).
+    # n = 48: the quarters end at 0, 12, 24, 35, 47, ends shared.
     assert math.isclose(s.decay, values[0:13].mean() - values[35:48].mean())
     long = metrics.statistics(np.linspace(1, 0, 1000))  # the tool's 8-bit frame numbers fail here
     assert math.isclose(long.decay, 0.75, abs_tol=1e-2)

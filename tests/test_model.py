@@ -34,7 +34,7 @@ def test_counts_of_the_reproductions():
     assert count["sydney0zq"] == 44_894_912
     assert count["bfvos"] == 42_779_328
     assert count["color"] == 0
-    # Heads alone, METHOD §3.4.
+    # Heads alone, counted in the reproductions themselves.
     assert count["sydney0zq"] - 42_500_160 == 2_394_752 and count["bfvos"] - 42_500_160 == 279_168
     assert count["small"] * 2 < 8e6  # in half precision, within the 8 MB of a bundled file
 

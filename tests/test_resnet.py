@@ -1,4 +1,4 @@
-"""The trunk: counts, grids, strides and dilations of METHOD §3, the max-pool and the blocks against loops."""
+"""The trunk: counts, grids, strides and dilations of both geometries, the max-pool and the blocks against loops."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def test_width_multiplies_and_names_stay():
 
 @given(st.integers(1, 1200))
 def test_grid_size(size):
-    # METHOD §3.3: by the recurrences, and by the closed forms.
+    # By the recurrences, and by the closed forms.
     a = (size - 1) // 2 + 1
     floor, ceil = (a - 1) // 2 + 1, -(-(a - 1) // 2) + 1
     assert grid_size(size, "torchvision") == (floor - 1) // 2 + 1 == -(-size // 8)
@@ -75,7 +75,7 @@ def test_every_size_mod_8_gives_its_grid(geometry, stride):
 
 
 def test_stage_plans():
-    # (stride of the first block, its dilation twice, the dilation of the others), METHOD §3.1 and §3.2.
+    # (stride of the first block, its dilation twice, the dilation of the others): kazuto1011/deeplab-pytorch and torchvision.
     assert stage_plan("deeplab", 8) == [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 2), (1, 4, 4, 4)]
     assert stage_plan("torchvision", 8) == [(1, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1, 2), (1, 2, 2, 4)]
     assert stage_plan("deeplab", 16) == [(1, 1, 1, 1), (2, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 2)]

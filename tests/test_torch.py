@@ -1,6 +1,6 @@
 """PyTorch's files: every layout in and out unchanged, everything that does not fit refused with its own message.
 
-The state_dicts are made here, name by name as METHOD §5 has them, not with the tables that are tested.
+The state_dicts are made here, name by name as the files have them (docs/sources.md), not with the tables that are tested.
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
-"""The method in plain PyTorch, written from METHOD and not from our JAX: the oracle of the parity tests, and the other side
-of the experiments.
+"""The method in plain PyTorch, written from docs/sources.md and not from our JAX: the oracle of the parity tests, and the other
+side of the experiments.
 
 The networks carry the names that the public reproductions' files have (style R as in torchvision, style K as in
 kazuto1011's), so that an exported state_dict loads into them with strict=True. Everything takes the dtype of its inputs.
@@ -25,7 +25,7 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-# (stride, dilation of the first block, dilation of the others) of the four stages at stride 8 (METHOD §3.1, §3.2).
+# (stride, dilation of the first block, dilation of the others) of the four stages at stride 8.
 PLANS = {
     "deeplab": ((1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 4, 4)),
     "torchvision": ((1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)),
@@ -147,7 +147,7 @@ class TrunkK(nn.Module):
 
 # The heads, and the whole
 
-HEADS: dict[str, dict[str, tuple[int, int]]] = {  # name: (kernel, channels) (METHOD §4.1; paper: our reading)
+HEADS: dict[str, dict[str, tuple[int, int]]] = {  # name: (kernel, channels) (paper: our reading)
     "sydney0zq": {"conv1": (3, 128), "conv2": (1, 128), "eh_layer": (1, 128)},
     "bfvos": {"conv1": (1, 128), "eh_layer2": (1, 128)},
     "paper": {"conv1": (3, 512), "conv2": (1, 128)},
@@ -302,7 +302,7 @@ def smooth_pictures(count: int, size: tuple[int, int], seed: int = 0) -> np.ndar
     return np.clip(out + 120, 0, 255).astype(np.uint8)
 
 
-# What the network sees (METHOD §1, §4.2)
+# What the network sees (docs/sources.md)
 
 BGR, RGB = (104.00698793, 116.66876762, 122.67891434), (122.675, 116.669, 104.008)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -330,7 +330,7 @@ def pictures(frames: np.ndarray, scaling: str, dtype: torch.dtype, size: tuple[i
 
 
 def grid_size(size: tuple[int, int], geometry: str) -> tuple[int, int]:
-    """(y, x) of the stride-8 grid (METHOD §3.3)."""
+    """(y, x) of the stride-8 grid."""
     if geometry == "deeplab":
         return (size[0] + 1) // 8 + 1, (size[1] + 1) // 8 + 1
     return -(-size[0] // 8), -(-size[1] // 8)
@@ -357,7 +357,7 @@ def positions(
     return torch.stack([torch.stack(channels) for channels in each])
 
 
-# The loss (METHOD §2)
+# The loss (Eq. 1)
 
 
 def triplet_loss(
@@ -414,7 +414,7 @@ def clip_losses(embedding: Tensor, anchors: Tensor, labels: Tensor, **options: A
     return torch.stack(each).mean()
 
 
-# The training step (METHOD §4.4)
+# The training step
 
 
 def make_optimiser(net: Net, momentum: float = 0.9, decay: float = 5e-4, head: float = 10.0) -> torch.optim.SGD:
@@ -455,7 +455,7 @@ def train_step(
     return value.item()
 
 
-# Retrieval (METHOD §1)
+# Retrieval
 
 
 def nearest(queries: Tensor, references: Tensor, k: int, tile: int = 2048) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
-"""The names that PyTorch files give to the weights of this network (METHOD §5), and how to tell the layouts apart.
+"""The names that PyTorch files give to the weights of this network (docs/sources.md), and how to tell the layouts apart.
 
 Two styles of name. R, torchvision's: `layer3.1.conv2.weight`, blocks from 0. K, kazuto1011's:
 `layer4.block2.conv3x3.conv.weight`, blocks from 1 and the stem as layer 1. A layout is a style, a prefix, the names of the
 head, and what may be left over.
 
 The trap: a torchvision trunk and a DeepLab-v2 trunk of style R have the same names and the same shapes, but another
-geometry and another input (METHOD §3.2). Where no other name tells them apart, the user has to.
+geometry and another input. Where no other name tells them apart, the user has to.
 """
 
 from __future__ import annotations
