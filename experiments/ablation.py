@@ -116,7 +116,7 @@ class Row(NamedTuple):
 
 
 def rows_of(model: Model, positioned: Model | None, wanted: list[str]) -> list[Row]:
-    """The rows that there are models for; `wanted`: beginnings of names (all by default)."""
+    """The rows that there are models for; `wanted`: names (all by default)."""
     rows = [Row(f"–, {name}", model, preset) for name, preset in FOUR.items()]
     if positioned:
         rows += [Row(f"position, {name}", positioned, preset) for name, preset in FOUR.items()]

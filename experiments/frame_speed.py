@@ -1,6 +1,6 @@
 """Time of the parts of a frame: embedding, search, vote and growth, solver, by preset and number of objects.
 
-    python -m experiments.frame_speed --model MODEL --frame DAVIS/JPEGImages/480p/SEQ/00000.jpg [--device cuda]
+    python -m experiments.frame_speed --model MODEL --frame DAVIS/JPEGImages/480p/SEQ/00000.jpg [--device gpu]
 
 Milliseconds, medians of interleaved rounds, compilation left out. Objects are slanted stripes over the picture, so that all
 rows search the same embeddings. "label" is `label_embedding`: search, vote, growth or solver, argmax, adaptation.

@@ -126,7 +126,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Demo:
-    """Make a short clip (two objects, a post before them, a distractor), segment it, score it. Needs no data, no network.
+    """Make a short clip (two objects, a post before them, a distractor), segment it, score it. Needs no data.
 
     Writes OUT/clip.mp4 and OUT/first.png, and to OUT/result what `pmljax segment` writes.
     """
