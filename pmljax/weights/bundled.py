@@ -24,7 +24,7 @@ from pmljax.model import Model, abstract
 FORMAT = "1"
 DEFAULT = "small"
 """The model of every command where none is named."""
-SHA256 = {"small": "552674660093e9e39ad9a7e3406261771f6e57757655d9f9184f341a7c4b5c8b"}
+SHA256 = {"small": "c5986c187067485cf6d5fdec6d11484a7fb808f970a61b70b34c9c254b88cbf5"}
 """Of the weights that come with the package, `NAME.safetensors` in this folder."""
 
 
