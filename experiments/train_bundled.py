@@ -1,9 +1,10 @@
 """The weights that ship with the package: trained from random ones, packed into one file, scored for their card.
 
-    python -m experiments.train_bundled --davis DAVIS --stills STILLS --out bundled --score val      # the released model
+    python -m experiments.train_bundled --davis DAVIS --stills STILLS --first first --out bundled --score val
     python -m experiments.train_bundled --davis DAVIS --split fit --stills STILLS --out trial --score dev      # a trial
     python -m experiments.train_bundled --tiny --out tiny        # every stage on made clips, in two minutes
 
+The first of these made the released model, with `first` from `--split fit`, where its presets were chosen.
 Stages, each of which goes on where it was stopped:
   first   recipe `small` on `--sources` in the shares of FIRST → OUT/first; `--first RUN` names one that there is
   second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second;
@@ -12,7 +13,7 @@ Stages, each of which goes on where it was stopped:
   pack    the parameters' average over time, in half precision → OUT/small.safetensors, and its SHA-256
   score   plain, default, best and paper presets on `--score` (looked at once per released model: trials are scored on dev),
           the default once more in single precision, and made clips of keys that no training saw → OUT/card.json, OUT/card.md
-OUT/stages.json holds each stage's seconds. What is not known goes to both `pmljax train`: `--batch`, `--dtype`, `--device`.
+OUT/stages.json holds each stage's seconds. What is not known goes to each `pmljax train`: `--batch`, `--dtype`, `--device`.
 """
 
 from __future__ import annotations
