@@ -1,6 +1,7 @@
 """The page in a real browser against the real server: -m browser."""
 
 import json
+import threading
 
 import httpx
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("starlette", reason="the page needs the extra app")
 pytest.importorskip("playwright", reason="no Playwright here: the browser's tests are left out")
 
-from test_page import SIZE
+from test_page import COLOR, SIZE, Page
 
 import pmljax
 from experiments.page_drive import browser, chromium, served, until
@@ -276,15 +277,6 @@ def test_views_why_next_export(tab, made, tmp_path):
             tab.page.locator(f"a[href='export/{name}']").click()
         assert download.value.suggested_filename == f"frames-{name}"
         assert download.value.path().stat().st_size > 50
-    # While frames are still being decoded, nothing is promised.
-    decoding = """async () => {
-      const { store } = await import(new URL("static/store.js", location.href).href);
-      store.state = { ...store.state, decoded: 3 };
-    }"""
-    tab.page.evaluate(decoding)
-    tab.page.locator("#export summary").click()
-    tab.page.locator("a[href='export/masks.zip']").click()
-    assert "still being read" in tab.page.locator("#toast").inner_text()
 
 
 def sure_of(address):
@@ -295,16 +287,33 @@ def sure_of(address):
 
 
 def test_a_reload_in_the_middle_of_embedding(opened, made, tmp_path):
-    arguments = (made.folder, "--out", tmp_path / "out", "--model", "random:small")
-    with served(*arguments, cache=tmp_path / "cache") as server:
+    go = threading.Event()
+
+    class Held(Page):
+        def opening(self, advance):
+            def held():
+                advance()
+                go.wait(60)  # the first frame is there, the others wait for the test
+
+            return Session(COLOR, self.frames, cache=self.cache, advance=held)
+
+    held = Held(made.folder, tmp_path / "out", tmp_path / "cache", ready=False)
+    try:
         page = opened.new_page()
         for _ in range(3):
-            page.goto(server.address)
-            page.wait_for_selector("body[data-phase=embedding]")
+            page.goto(f"http://127.0.0.1:{held.port}/{held.token}/")
+            page.get_by_text("1 of 8 frames").wait_for()
             assert page.locator("#loading").is_visible()
+            page.locator("#export summary").click()
+            page.locator("a[href='export/masks.zip']").click()
+            assert "still being read" in page.locator("#toast").inner_text()
+        go.set()
         page.wait_for_selector("body[data-phase=ready]", timeout=120_000)
         assert not page.locator("#loading").is_visible()
         page.close()
+    finally:
+        go.set()
+        held.close()
 
 
 def test_two_tabs(tab):

@@ -45,7 +45,7 @@ COLOR = load("color")
 class Page:
     """An application with a client, closed and opened again at will."""
 
-    def __init__(self, folder, out, cache):
+    def __init__(self, folder, out, cache, ready=True):
         self.frames = pmljax.frames(folder)
         self.out, self.cache, self.token = out, cache, "t" * 32
         header = header_of(self.frames.digest(), fingerprint(COLOR), self.frames.size, k=1, seen=self.frames.size)
@@ -59,7 +59,8 @@ class Page:
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]})
         self.thread.start()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        until(lambda: self.get("state").json()["phase"] == "ready")
+        if ready:
+            until(lambda: self.get("state").json()["phase"] == "ready")
 
     def opening(self, advance):
         return Session(COLOR, self.frames, cache=self.cache, advance=advance)
