@@ -379,11 +379,19 @@ def test_sizes_of_the_window(tab, size):
         assert box["y"] >= 0 and box["y"] + box["height"] <= height + 0.5, name
     areas = {name: box["width"] * box["height"] for name, box in boxes.items()}
     assert areas["#stage"] > 0.55 * width * height and max(areas, key=areas.__getitem__) == "#stage"
-    for button in tab.page.locator("#tools button:visible").all():
-        box = button.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= width + 0.5
+
+    def tools_fit():
+        for button in tab.page.locator("#tools button:visible").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width + 0.5
+
+    tools_fit()
     tab.click(40, 40)
     assert (tab.shows(1) == 1).all()
+    tab.press("v")
+    tab.click(40, 40)
+    tab.page.locator("#remove").wait_for()
+    tools_fit()
 
 
 def test_a_finger(opened, made, tmp_path, cache):
