@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import itertools
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ from pmljax.page import desk as desks  # noqa: E402
 from pmljax.page.app import MASK, make_app  # noqa: E402
 from pmljax.page.desk import Desk  # noqa: E402
 from pmljax.page.exports import coco_counts  # noqa: E402
+from pmljax.page.film import Film  # noqa: E402
 from pmljax.page.guard import answers_to  # noqa: E402
 from pmljax.page.wire import labels_of, packet, packets, runs  # noqa: E402
 from pmljax.page.work import INPUT, OTHERS, SOME_TIME, Worker  # noqa: E402
@@ -310,6 +312,36 @@ def test_a_newer_input_overtakes():
     for future in (first, *others):
         future.exception(10)
     assert order == [INPUT, OTHERS, OTHERS, SOME_TIME] and isinstance(others[-1].exception(), ZeroDivisionError)
+
+
+def test_a_closed_page_leaves_nothing_behind(made, tmp_path, cache):
+    before = set(threading.enumerate())
+    page = Page(made.folder, tmp_path / "out", cache)
+    computing = [t for t in set(threading.enumerate()) - before if t.name == "pmljax-page"]
+    page.close()
+    for thread in computing:
+        thread.join(60)  # what was being computed ends first
+    assert len(computing) == 1 and not computing[0].is_alive()
+    with pytest.raises(ValueError, match="closed"):
+        page.desk.film.picture(0)
+
+
+def test_a_film_is_closed_while_it_is_read(made):
+    read = threading.Event()
+
+    def endless():
+        for number, frame in enumerate(itertools.cycle(pmljax.frames(made.folder).stamped())):
+            if number == 20:
+                read.set()
+            yield frame
+
+    film = Film(endless)
+    film.start()
+    assert read.wait(20) and film.picture(0)[:2] == b"\xff\xd8"
+    film.close()
+    assert film.done.is_set() and len(film) >= 20 and not film.error
+    with pytest.raises(ValueError, match="closed"):
+        film.picture(0)
 
 
 # What is refused

@@ -65,11 +65,14 @@ class Desk:
         self._tasks.add(asyncio.create_task(self._spare_time()))
 
     def stop(self) -> None:
+        """What is waited for is still answered; nothing may be asked after it."""
         for task in self._tasks:
             task.cancel()
         if self.phase != "failed":
             self.phase, self.message = "stopped", "nothing is lost: the same command goes on"
         self._ring()
+        self.worker.stop()
+        self.film.close()
 
     # In the worker's thread
 

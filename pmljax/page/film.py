@@ -37,18 +37,30 @@ class Film:
         self.error = ""
         self.done = threading.Event()
         self._frames, self._tell = frames, tell
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the film)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
         self._ends = [0]
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Decode in a thread."""
-        threading.Thread(target=self._run, name="pmljax-film", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="pmljax-film", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Decode no further than the frame at hand, and give the file back; no picture is asked for from here on."""
+        self._closing.set()
+        if self._thread:
+            self._thread.join()
+        self._file.close()
 
     def _run(self) -> None:
         from PIL import Image
 
         try:
             for frame in self._frames():
+                if self._closing.is_set():
+                    break
                 buffer = io.BytesIO()
                 Image.fromarray(frame.image).save(buffer, "JPEG", quality=QUALITY)
                 self._file.write(buffer.getvalue())

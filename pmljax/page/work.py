@@ -12,15 +12,17 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-INPUT, VIEW, OTHERS, SOME_TIME = 0, 1, 2, 3
-"""How urgent: an input; the frame in view; the other frames; what nobody waits for."""
+INPUT, VIEW, OTHERS, SOME_TIME, LAST = 0, 1, 2, 3, 4
+"""How urgent: an input; the frame in view; the other frames; what nobody waits for; the end."""
 
 
 class Worker:
     """Calls are made one after the other, in the thread: a session is never in two hands."""
 
     def __init__(self):
-        self._waiting: queue.PriorityQueue[tuple[int, int, Future[Any], Callable[[], Any]]] = queue.PriorityQueue()
+        self._waiting: queue.PriorityQueue[tuple[int, int, Future[Any], Callable[[], Any] | None]] = (
+            queue.PriorityQueue()
+        )
         self._order = itertools.count()
         threading.Thread(target=self._run, name="pmljax-page", daemon=True).start()
 
@@ -33,9 +35,15 @@ class Worker:
         """The call's result, or what it raised."""
         return await asyncio.wrap_future(self.submit(urgency, call))
 
+    def stop(self) -> None:
+        """The thread ends after the calls that wait."""
+        self._waiting.put((LAST, next(self._order), Future(), None))
+
     def _run(self) -> None:
         while True:
             _, _, future, call = self._waiting.get()
+            if call is None:
+                return
             if not future.set_running_or_notify_cancel():
                 continue
             try:
