@@ -17,7 +17,7 @@ RECIPES = {
         model=NAMED["small"],
         short_side=240,  # half of DAVIS at 480p
         canvas=(240, 428),
-        augment=Augment(crop=192, scale=(0.6, 2.0), place="each", zoom=0.1, colour=0.25),
+        augment=Augment(crop=192, scale=(0.6, 2.0), short_side=240, place="each", zoom=0.1, colour=0.25),
         steps=4900,
         batch=4,
         loss="soft",

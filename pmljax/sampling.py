@@ -59,6 +59,9 @@ class Augment:
     """Side of the crops, in pixels."""
     scale: tuple[float, float] = (0.5, 1.5)
     """Smallest and largest factor; its logarithm is drawn evenly."""
+    short_side: int | None = None
+    """The whole frame's short side at a factor of 1, however many pixels it was read with: sharp where it is shown large.
+    None: its own."""
     flip: bool = True
     """Whether half the clips are mirrored."""
     place: Literal["shared", "each"] = "shared"
@@ -79,6 +82,8 @@ def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
     low, high = np.log(config.scale)
     scale = jnp.exp(jax.random.uniform(keys[0], (), minval=low, maxval=high))
     scale = scale * jnp.exp(jax.random.uniform(keys[1], (frames,), minval=-config.zoom, maxval=config.zoom))
+    if config.short_side is not None:
+        scale = scale * (config.short_side / clip.window[:, 2:].min(-1))
     flip = jax.random.bernoulli(keys[2]) & config.flip
     if config.place == "each":
         places = jax.random.split(keys[3], frames)

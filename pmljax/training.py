@@ -88,6 +88,12 @@ class Changes:
     rate: float | None = None
     crop: int | None = None
     """Side of the crops, in pixels."""
+    short_side: int | None = None
+    """Frames with a longer short side are scaled down to it when they are read; crops of recipe small keep their scale."""
+    scale: tuple[float, float] | None = None
+    """Smallest and largest factor of a crop's scale."""
+    zoom: float | None = None
+    """Each frame's own factor beside it: exp(±zoom)."""
     accumulate: int | None = None
     """Parts of a device's batch, one after the other: the same update from less memory."""
     remat: bool = False
@@ -194,17 +200,18 @@ class Train:
         from pmljax.recipes import recipe
 
         config = recipe(self.recipe)
-        changed = {
-            k: v
-            for k, v in dataclasses.asdict(self.changes).items()
-            if v is not None and k not in ("crop", "dtype", "position")
-        }
-        position = self.changes.position or config.model.position
-        model = dataclasses.replace(config.model, dtype=self.changes.dtype, position=position)
-        crop = (
-            config.augment if self.changes.crop is None else dataclasses.replace(config.augment, crop=self.changes.crop)
+        changed = {k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None}
+        model = {k: changed.pop(k) for k in ("dtype", "position") if k in changed}
+        augment = {k: changed.pop(k) for k in ("crop", "scale", "zoom") if k in changed}
+        if "short_side" in changed:  # the canvas keeps its shape
+            changed["canvas"] = tuple(round(n * changed["short_side"] / config.short_side) for n in config.canvas)
+        return dataclasses.replace(
+            config,
+            **changed,
+            model=dataclasses.replace(config.model, **model),
+            augment=dataclasses.replace(config.augment, **augment),
+            data=words,
         )
-        return dataclasses.replace(config, **changed, model=model, augment=crop, data=words)
 
     def _variables(self, config: Any) -> dict[str, Any] | None:
         if self.init is None:

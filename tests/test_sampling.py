@@ -80,6 +80,22 @@ def test_a_crop_lies_where_it_says(config):
     assert 0.4 < min(scales) < 0.7 and 1.1 < max(scales) < 1.9
 
 
+def test_a_frame_read_with_more_pixels_is_shown_as_large():
+    """With a short side of its own, a scale is that of the whole frame: twice the pixels, twice the step."""
+    coarse = clip(4)
+    fine = coarse._replace(
+        frames=coarse.frames.repeat(2, 1).repeat(2, 2),
+        labels=coarse.labels.repeat(2, 1).repeat(2, 2),
+        window=coarse.window * 2,
+        extent=coarse.extent * 2,
+    )
+    config = Augment(crop=24, scale=(0.7, 1.4), short_side=60, zoom=0.1, colour=0.0)
+    steps = [np.abs(run(jax.random.key(3), x, config).step) for x in (coarse, fine)]
+    assert np.allclose(steps[1], 2 * steps[0], rtol=1e-6)
+    # A frame whose short side is 100 has one of 42 to 84 at these scales.
+    assert ((100 / steps[0] > 42 * np.exp(-0.1)) & (100 / steps[0] < 84 * np.exp(0.1))).all()
+
+
 def test_position_of_a_crop_is_that_of_the_original_frame():
     config = ModelConfig("x", 18, 8, position="yxt", geometry="torchvision")
     views = run(jax.random.key(2), clip(3), STILL)
