@@ -99,6 +99,13 @@ BEYOND = {
         adapted(second, window=None, rule="unanimous"), k=5, solver=solver
     ),
     "paper, flip": replace(paper, flip=True),
+    "default, no reach": adapted(default, reach=None),
+    "default, reach 3": adapted(default, reach=3),
+    "default, reach 6": adapted(default, reach=6),
+    "default, reach 9": adapted(default, reach=9),
+    "best, no reach": adapted(best, reach=None),
+    "best, reach 6": adapted(best, reach=6),
+    "best, reach 9": adapted(best, reach=9),
     "default": default,
     "best": best,
 }

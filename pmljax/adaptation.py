@@ -21,6 +21,7 @@ from pmljax.errors import InputError
 from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 
+LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
 
@@ -41,14 +42,17 @@ class Adaptation:
     drift: float | None = None
     """The largest distance to the nearest of the user's own rows with which it does: from frame to frame labels may
     wander, but not away from everything that the user marked. None: any."""
+    reach: int | None = None
+    """Rows and columns of the grid around the cells that had a label in the frames kept, beyond which no cell is given it
+    while it is anywhere in them: things that look alike elsewhere stay background. None: no such limit."""
     erosion: int = 0
     """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
-        low = (self.frames, self.window or 0, self.every - 1, self.erosion)
+        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.erosion)
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
-                f"{self}: expected frames, window and erosion from 0 up, every from 1 up, bound and drift above 0"
+                f"{self}: expected frames, window, reach and erosion from 0 up, every from 1 up, bound and drift above 0"
             )
 
     def rows(self, cells: int) -> int:
@@ -87,6 +91,39 @@ def search(
             radius=adaptation.window,
         )
     return Found(merge(own, made, user), own.distances[:, 0])
+
+
+def within_reach(
+    shares: Float[Array, "q o"],
+    references: References,
+    grid: tuple[int, int],
+    index: Int[Array, ""],
+    adaptation: Adaptation,
+) -> Float[Array, "q o"]:
+    """What a frame's cells voted, with a label's share given to the background where the label could not have come to.
+
+    index: of the frame.  Where a label was: in the frames of the ring each cell's largest, and what the user marked on
+    frames no older than those. It is lost, and may come back anywhere, when no frame of the ring has a tenth (LOST) of the
+    cells that it has in the largest of the user's masks, and no recent mask has it.
+    """
+    if adaptation.reach is None or not adaptation.frames:
+        return shares
+    (y, x), o = grid, shares.shape[-1]
+    begin = references.valid.shape[0] - adaptation.rows(y * x)
+    has = jax.nn.one_hot(references.share.argmax(-1), o, dtype=bool)
+    ring = has[begin : begin + adaptation.frames * y * x].reshape(-1, y * x, o)
+    marked = has[:begin] & references.valid[:begin, None]
+    place = references.place[:begin]
+    oldest = index - adaptation.frames * adaptation.every
+    cell = jnp.where(place[:, 0] >= oldest, place[:, 1] * x + place[:, 2], y * x)  # older: beyond the grid, dropped
+    recent = jnp.zeros((y * x, o), bool).at[cell].max(marked, mode="drop")
+
+    masks = marked[: begin // (y * x) * y * x].reshape(-1, y * x, o)  # one after the other, as they were given
+    most = masks.sum(1, dtype=jnp.int32).max(0)
+    lost = (LOST * ring.sum(1, dtype=jnp.int32).max(0) < most) & ~recent.any(0)
+    near = _around((ring.any(0) | recent).reshape(y, x, o), adaptation.reach).reshape(-1, o)
+    kept = jnp.where(near | lost.at[0].set(True)[None], shares, 0)  # the background may be anywhere
+    return kept.at[:, 0].add((shares - kept).sum(-1))
 
 
 def adapt(
@@ -147,6 +184,14 @@ def _inside(labels: Int[Array, "y x"], radius: int) -> Bool[Array, "y x"]:
         return jax.lax.reduce_window(labels, jnp.array(start, labels.dtype), pick, side, (1, 1), "same")
 
     return of_all(jax.lax.max, -1) == of_all(jax.lax.min, 2**30)
+
+
+def _around(where: Bool[Array, "y x o"], radius: int) -> Bool[Array, "y x o"]:
+    """Whether it holds for any cell at most `radius` rows and columns away."""
+    side = 2 * radius + 1
+    for window in ((side, 1, 1), (1, side, 1)):
+        where = jax.lax.reduce_window(where, False, jax.lax.bitwise_or, window, (1, 1, 1), "same")
+    return where
 
 
 def _unanimous(found: Neighbours, share: Float[Array, "r o"]) -> tuple[Float[Array, "q o"], Bool[Array, "q"]]:

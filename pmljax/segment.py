@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
-from pmljax.adaptation import ROWS, adapt, search, withdraw
+from pmljax.adaptation import ROWS, adapt, search, withdraw, within_reach
 from pmljax.bilateral import solve
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
@@ -104,7 +104,9 @@ def label_embedding(
     size = (frame.shape[0], frame.shape[1])
     found = search(embedding, references, preset.adaptation, k=preset.k, metric=preset.metric)
     votes = vote(found.neighbours, references.share, majority=preset.majority, temperature=preset.temperature)
-    references = adapt(references, embedding, found, votes, jnp.asarray(index, jnp.int32), preset.adaptation)
+    index, grid = jnp.asarray(index, jnp.int32), (embedding.shape[0], embedding.shape[1])
+    votes = within_reach(votes, references, grid, index, preset.adaptation)
+    references = adapt(references, embedding, found, votes, index, preset.adaptation)
     shares = votes.reshape(*embedding.shape[:2], -1)
     a_y, a_x = both_axes(
         config, size, preset.size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)

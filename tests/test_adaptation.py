@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pmljax
-from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw
+from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw, within_reach
 from pmljax.errors import InputError
 from pmljax.metrics import frame_scores
 from pmljax.presets import Preset
@@ -164,6 +164,80 @@ def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
     )
 
 
+def reach_by_hand(shares, r, grid, index, rule):
+    """Label by label, cell by cell. The ring's last slots begin at row 128."""
+    (y, x), label = grid, np.asarray(r.share).argmax(-1)
+    valid, place, out = np.asarray(r.valid), np.asarray(r.place), np.array(shares)
+    for o in range(1, out.shape[1]):
+        ring = [
+            {n for n in range(y * x) if label[128 + f * y * x + n] == o} for f in range(rule.frames)
+        ]  # whether or not they joined
+        user = [n for n in range(128) if valid[n] and label[n] == o]
+        recent = {place[n, 1] * x + place[n, 2] for n in user if place[n, 0] >= index - rule.frames * rule.every}
+        largest = max((sum(place[n, 0] == f for n in user) for f in set(place[user, 0])), default=0)
+        if not recent and max(map(len, ring)) * 10 < largest:
+            continue  # lost: anywhere
+        for q in range(y * x):
+            near = any(max(abs(n // x - q // x), abs(n % x - q % x)) <= rule.reach for n in set.union(recent, *ring))
+            if not near:
+                out[q, 0] += out[q, o]
+                out[q, o] = 0
+    return out
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3])
+@pytest.mark.parametrize("index, every", [(5, 1), (8, 1), (8, 4), (20, 1)])
+def test_reach_against_a_loop(rng, radius, index, every):
+    y, x, frames, o = 5, 9, 2, 4
+    cells, rule = y * x, Adaptation(frames=frames, reach=radius, every=every)
+    r = references(rng, 2 * cells, cells, frames, o=o)
+    # Two masks, of frames 0 and 3; object 3 is in the user's rows alone, object 2 in them and in one cell of the ring.
+    place, label = np.array(r.place), rng.choice(o, len(r.valid), p=[0.8, 0.05, 0.05, 0.1])
+    for f, begin in ((0, 0), (3, cells)):
+        place[begin : begin + cells] = [(f, a, b) for a in range(y) for b in range(x)]
+    label[:cells][:12] = 2
+    label[128:][label[128:] > 1] = 0
+    label[128 + 7] = 2
+    valid = np.array(r.valid)
+    valid[: 2 * cells : 3] = False
+    r = r._replace(
+        place=jnp.array(place), valid=jnp.array(valid), share=jnp.eye(o)[label], ids=jnp.arange(o, dtype=jnp.uint8)
+    )
+    shares = rng.dirichlet(np.ones(o), cells).astype("f")
+    found = within_reach(jnp.array(shares), r, (y, x), jnp.int32(index), rule)
+    expected = reach_by_hand(shares, r, (y, x), index, rule)
+    assert np.allclose(found, expected, atol=1e-6) and (radius == 3 or not np.array_equal(expected, shares))
+
+
+def twins(t, places):
+    """Red squares of 40 pixels, of which the first is the object, at places(n) (None: not in view)."""
+    rng = np.random.default_rng(0)
+    frames, truth = rng.integers(110, 131, (t, 136, 232, 3)).astype(np.uint8), np.zeros((t, 136, 232), np.uint8)
+    for i in range(t):
+        for k, place in enumerate(places(i)):
+            if place is not None:
+                box = np.s_[place[0] : place[0] + 40, place[1] : place[1] + 40]
+                frames[i][box] = np.array([230, 60, 60]) + rng.integers(-5, 6, (*truth[i][box].shape, 3))
+                truth[i][box] = 1 if k == 0 else 0
+    return frames, truth
+
+
+def test_a_twin_elsewhere_is_out_of_reach():
+    frames, truth = twins(16, lambda i: [(10 + 4 * i, 20), (20, 160) if i > 4 else None])
+    near = with_adaptation(frames=3, window=3, reach=2)
+    assert run(frames, truth, with_adaptation(frames=3, window=3))[6, 20:60, 160:200].mean() > 0.8
+    labels = run(frames, truth, near)
+    assert not labels[:, :, 120:].any() and mean_j(labels, truth) >= 0.8
+
+
+def test_what_was_lost_is_found_again_wherever_it_comes_back():
+    frames, truth = twins(24, lambda i: [(48, 20) if i < 8 else (48, 180) if i > 14 else None])
+    frames[8:, 130:, :8] = (230, 60, 60)  # a speck that is taken for it stays behind
+    labels = run(frames, truth, with_adaptation(frames=3, window=3, reach=2))
+    assert labels[13, 130:, :8].any()
+    assert (labels[16:, 48:88, 180:220] == 1).mean() > 0.8
+
+
 def test_every_third_frame_joins(rng):
     frames = rng.integers(0, 255, (9, *SIZE, 3), dtype=np.uint8)
     preset = with_adaptation(frames=2, every=3)
@@ -211,8 +285,16 @@ def test_a_second_frame_compiles_nothing(rng):
 
 
 def test_bad_configurations_and_no_room_for_a_mask(rng):
-    for options in ({"frames": -1}, {"window": -2}, {"bound": 0.0}, {"drift": -1.0}, {"every": 0}, {"erosion": -1}):
-        with pytest.raises(InputError, match="expected frames, window and erosion from 0 up"):
+    for options in (
+        {"frames": -1},
+        {"window": -2},
+        {"bound": 0.0},
+        {"drift": -1.0},
+        {"every": 0},
+        {"erosion": -1},
+        {"reach": -1},
+    ):
+        with pytest.raises(InputError, match="expected frames, window, reach and erosion from 0 up"):
             Adaptation(**options)
     frame, labels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8), np.ones(SIZE, np.uint8)
     state = start(COLOR, frame, labels, preset=with_adaptation(frames=3))
