@@ -1,35 +1,49 @@
 """Recipes of training: what `pmljax train --recipe NAME` does.
 
 `small`: for two CPU cores, from random weights; 4,900 steps, an hour or so (experiments/README.md). Each value
-is part of that one recipe, only their whole was measured. `paper`: the paper's training as far as it is known
+is part of that one recipe, only their whole was measured. `base`: the same for a larger network on a GPU, with larger
+crops of sharper frames; not trained yet, for want of one. `paper`: the paper's training as far as it is known
 (docs/sources.md), for a GPU.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
 
+_SMALL = TrainConfig(
+    model=NAMED["small"],
+    short_side=240,  # half of DAVIS at 480p
+    canvas=(240, 428),
+    augment=Augment(crop=192, scale=(0.6, 2.0), short_side=240, place="each", zoom=0.1, colour=0.25),
+    steps=4900,
+    batch=4,
+    loss="soft",
+    temperature=0.1,
+    optimiser="adamw",
+    schedule="cosine",
+    rate=1e-3,
+    head=1.0,
+    warmup=50,
+    decay=1e-4,
+    clip=1.0,
+    average=0.998,
+)
 RECIPES = {
-    "small": TrainConfig(
-        model=NAMED["small"],
-        short_side=240,  # half of DAVIS at 480p
-        canvas=(240, 428),
-        augment=Augment(crop=192, scale=(0.6, 2.0), short_side=240, place="each", zoom=0.1, colour=0.25),
-        steps=4900,
-        batch=4,
-        loss="soft",
-        temperature=0.1,
-        optimiser="adamw",
-        schedule="cosine",
-        rate=1e-3,
-        head=1.0,
-        warmup=50,
-        decay=1e-4,
-        clip=1.0,
-        average=0.998,
+    "small": _SMALL,
+    "base": replace(
+        _SMALL,
+        model=NAMED["base"],
+        short_side=480,
+        canvas=(480, 854),
+        augment=replace(_SMALL.augment, crop=321, scale=(0.6, 2.4)),
+        turns=True,
+        steps=40_000,
+        batch=16,
     ),
     "paper": TrainConfig(
         model=NAMED["paper"],

@@ -89,7 +89,7 @@ class Changes:
     crop: int | None = None
     """Side of the crops, in pixels."""
     short_side: int | None = None
-    """Frames with a longer short side are scaled down to it when they are read; crops of recipe small keep their scale."""
+    """Frames with a longer short side are scaled down to it when they are read; crops of small and base keep their scale."""
     scale: tuple[float, float] | None = None
     """Smallest and largest factor of a crop's scale."""
     zoom: float | None = None
@@ -124,7 +124,8 @@ class Train:
     """The folder to write to."""
     clips: Annotated[Clips, arg(name="")] = Clips()
     recipe: str = "small"
-    """small: for two CPU cores, from random weights. paper: the paper's, as far as it is known."""
+    """small: for two CPU cores, from random weights. base: a larger network, for a GPU. paper: the paper's, as far as it is
+    known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None
     """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""

@@ -4,15 +4,18 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from pmljax.cli import main
 from pmljax.config import ModelConfig
 from pmljax.labels import encode_labels
+from pmljax.model import abstract
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
+from pmljax.training import Changes, Train
 from pmljax.weights import load
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -78,7 +81,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     ("more", "word"),
     [
         ([], "no source of clips"),
-        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, paper"),
+        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, base, paper"),
         (["--davis", "nowhere"], "nowhere: no such folder"),
         (["--davis", "ROOT", "--split", "val"], "no such split"),
         (["--davis", "ROOT", "--weights", "1", "2"], "--weights 1.0 2.0: expected 1"),
@@ -95,8 +98,23 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert word in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_changes_to_a_recipe(tmp_path):
+    changes = Changes(short_side=480, scale=(0.5, 2.5), zoom=0.3, crop=97, position="yx", dtype="bfloat16", steps=7)
+    config, small = Train(tmp_path, changes=changes)._config("words"), recipe("small")
+    augment = dataclasses.replace(small.augment, crop=97, scale=(0.5, 2.5), zoom=0.3)
+    model = dataclasses.replace(small.model, position="yx", dtype="bfloat16")
+    assert config == dataclasses.replace(
+        small, augment=augment, model=model, steps=7, short_side=480, canvas=(480, 856), data="words"
+    )
+    assert Train(tmp_path)._config("") == small
+
+
 def test_recipes_have_what_the_method_says():
     assert recipe("small").model.name == "small" and recipe("small").loss == "soft"
+    base = recipe("base")
+    assert base.model.name == "base" and base.loss == "soft" and base.turns and base.augment.short_side == 240
+    half_precision = 2 * sum(x.size for x in jax.tree.leaves(abstract(base.model).variables))
+    assert 40e6 < half_precision < 60e6
     paper = recipe("paper")
     assert paper.model.depth == 101 and paper.loss == "triplet" and paper.norm == "frozen"
     assert (paper.augment.crop, paper.augment.scale, paper.anchors) == (321, (0.5, 1.5), 512)
