@@ -17,6 +17,12 @@ Position = Literal["none", "yx", "yxt", "zeros", "ijn"]
 POSITION_CHANNELS = {"none": 0, "yx": 2, "yxt": 3, "zeros": 2, "ijn": 3}
 
 
+ENLARGED = 2  # how many times as large a small frame is shown to the network, at most
+ShortSide = int | tuple[int, int | None] | None
+"""Pixels of a frame's short side as the network sees it. A number: a longer one is scaled down to it. (least, most): a
+shorter one is scaled up to the least, too, at most twice. None: as it is."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What a network is. Everything that changes its output is here; a file of weights carries it."""
@@ -79,15 +85,19 @@ class ModelConfig:
         """(y, x) of the grid for a picture of `size` (h, w) as the network sees it."""
         return grid_size(size[0], self.geometry, self.stride), grid_size(size[1], self.geometry, self.stride)
 
-    def seen(self, size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-        """(h, w) as the network sees a frame of `size`: a short side over `short_side` is scaled down to it."""
+    def seen(self, size: tuple[int, int], short_side: ShortSide) -> tuple[int, int]:
+        """(h, w) as the network sees a frame of `size`."""
         if self.input_size:
             return self.input_size
         h, w = size
-        if short_side is None or min(h, w) <= short_side:
+        short = min(h, w)
+        least, most = short_side if isinstance(short_side, tuple) else (0, short_side)
+        least = least if self.depth else 0  # without a network there is nothing to gain
+        new = max(short, min(least, ENLARGED * short))
+        new = new if most is None else min(new, most)
+        if new == short:
             return size
-        scale = short_side / min(h, w)
-        return (short_side, round(w * scale)) if h <= w else (round(h * scale), short_side)
+        return (new, round(w * new / short)) if h <= w else (round(h * new / short), new)
 
 
 NAMED = {

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, Num
 
+from pmljax.config import ShortSide
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.model import Model, embed
@@ -109,18 +110,19 @@ def embed_video(
     model: Model,
     video: Video,
     *,
-    size: int | None = 480,
+    size: ShortSide = 480,
     cache: Path | None = None,
     memory: int = MEMORY,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[Embedded, bool]:
     """(the embeddings of every frame, whether they were there already). `advance` is called after each frame.
 
-    cache: a folder; the file is named by the SHA-256 of weights, configuration, format, size and video, and is complete or
+    cache: a folder; the file is named by the SHA-256 of weights, configuration, format, size seen and video, and is complete or
     not there. None: nothing is kept after the session.  memory: as MEMORY.
     """
     digest = video.digest()
-    key = hashlib.sha256(f"{FORMAT} {fingerprint(model)} {size} {digest}".encode()).hexdigest()
+    seen = model.config.seen(video.size, size)
+    key = hashlib.sha256(f"{FORMAT} {fingerprint(model)} {seen} {digest}".encode()).hexdigest()
     found = cache and _open(cache / key, digest, memory)
     if found:
         return found, True
@@ -155,7 +157,7 @@ def quantise(embedding: Float[Array, "y x d"], scale: Num[Array, ""]) -> Float16
 def _embed(
     model: Model,
     video: Video,
-    size: int | None,
+    size: ShortSide,
     path: Path | None,
     digest: str,
     memory: int,

@@ -14,18 +14,21 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from pmljax.answers import EMPTY, FEW, Answer, add, cell_labels, have, nothing, search_anew, votes
+from pmljax.config import ShortSide
 from pmljax.embedded import CHUNK, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
 from pmljax.inputs import PLACED, Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.model import Model
+from pmljax.presets import preset_of
 from pmljax.references import both_axes, id_columns
 from pmljax.segment import grow
 
@@ -40,9 +43,9 @@ class Session:
     session.scribble(0, [(20, 30), (25, 300)], label=0, width=9)
     labels = session.labels(40)                           # uint8 [h, w]
 
-    k: neighbours that vote.  size: as in `Preset`.  cache: the folder in which embeddings are kept between sessions, by
-    default `default_cache()`; None: not at all.  memory: bytes of embeddings that are held; longer videos are read from
-    their file.  advance: called after each frame that is embedded.
+    k: neighbours that vote.  size: as in `Preset`, by default that of the network's.  cache: the folder in which
+    embeddings are kept between sessions, by default `default_cache()`; None: not at all.  memory: bytes of embeddings that
+    are held; longer videos are read from their file.  advance: called after each frame that is embedded.
     Bad input raises InputError and changes nothing.
     """
 
@@ -52,13 +55,14 @@ class Session:
         video: Video,
         *,
         k: int = 1,
-        size: int | None = 480,
+        size: ShortSide | Literal["preset"] = "preset",
         cache: Path | str | None = "",
         memory: int = 1 << 30,
         advance: Callable[[], object] = lambda: None,
     ):
         if not 1 <= k <= 50:
             raise InputError(f"k {k}: expected 1…50")
+        size = preset_of(model.config).size if size == "preset" else size
         folder = default_cache() if cache == "" else Path(cache) if cache else None
         self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
         config, self.size, self.k = model.config, video.size, k

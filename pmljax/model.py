@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
 
-from pmljax.config import POSITION_CHANNELS, ModelConfig, named
+from pmljax.config import POSITION_CHANNELS, ModelConfig, ShortSide, named
 from pmljax.conv import Conv
 from pmljax.errors import InputError
 from pmljax.labels import shrink_matrix
@@ -131,7 +131,7 @@ def embed_stages(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
     numbers: Num[Array | np.ndarray, "b"],
-    short_side: int | None = None,
+    short_side: ShortSide = None,
 ) -> Embedding:
     """`embed`, together with the activations of the stem, the four stages and the head."""
     config = model.config
@@ -151,14 +151,14 @@ def embed(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
     numbers: Num[Array | np.ndarray, "b"],
-    short_side: int | None = None,
+    short_side: ShortSide = None,
     *,
     flip: bool = False,
 ) -> Float[Array, "b y x d"]:
     """Embed frames: float `[b, y, x, d]` on the grid.
 
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
-    position).  short_side: frames with a longer short side are scaled down to it.  flip: the mean with the embedding of
+    position).  short_side: as the network sees it (`ShortSide`).  flip: the mean with the embedding of
     the mirrored frame, at unit length again where the configuration says so.
     """
     embedding = embed_stages(model, frames, numbers, short_side).embedding

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from pmljax.adaptation import Adaptation
 from pmljax.bilateral import BilateralConfig
-from pmljax.config import ModelConfig
+from pmljax.config import ModelConfig, ShortSide
 from pmljax.errors import InputError
 from pmljax.retrieval import Metric
 
@@ -36,8 +36,8 @@ class Preset:
     """Whether embeddings are the mean of those of the frame and of its mirror image."""
     stride: int | None = None
     """Pixels a cell, finer than the network's own grid. None: its own."""
-    size: int | None = 480
-    """A longer short side is scaled down to this inside the compiled call. None: full size."""
+    size: ShortSide = 480
+    """The frame's short side inside the compiled call; labels come back at full size."""
 
 
 _SOLVER = BilateralConfig(smoothness=8.0)
@@ -60,11 +60,14 @@ PRESETS = {
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
-    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
-    position, or frames at a size of their own, are not mirrored.
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Small frames are
+    enlarged, but for the paper's preset and where there is no network. Networks that see a position, or frames at a size of
+    their own, are not mirrored.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
+    if config.depth and name != "paper":
+        preset = replace(preset, size=(480, 480))
     mirrors = config.position in ("none", "zeros") and config.input_size is None
     return preset if mirrors else replace(preset, flip=False)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Num, UInt8
 
-from pmljax.config import ModelConfig
+from pmljax.config import ModelConfig, ShortSide
 from pmljax.errors import InputError
 from pmljax.labels import VOID, object_ids, shrink_matrix
 from pmljax.model import Model, embed
@@ -47,7 +47,7 @@ def reference_rows(
     number: Num[Array, ""] | np.float32 | int = 0,
     *,
     late: Bool[Array, ""] | bool = False,
-    short_side: int | None = None,
+    short_side: ShortSide = None,
     hard: bool = True,
     flip: bool = False,
 ) -> References:
@@ -82,7 +82,7 @@ def reference_rows(
 
 
 def keep_thin_objects(
-    rows: References, labels: np.ndarray, config: ModelConfig, short_side: int | None, name: str
+    rows: References, labels: np.ndarray, config: ModelConfig, short_side: ShortSide, name: str
 ) -> References:
     """`rows` in which every object of `labels` has a row: one that fills no cell gets the free cell that it fills most.
 
@@ -137,7 +137,7 @@ def id_columns(ids: list[int]) -> UInt8[Array, "o"]:
 
 
 def both_axes(
-    config: ModelConfig, size: tuple[int, int], short_side: int | None, matrix: Callable[..., np.ndarray]
+    config: ModelConfig, size: tuple[int, int], short_side: ShortSide, matrix: Callable[..., np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """`matrix` of both axes for frames of `size`: called with the pixels, the cells, the stride, the pixels seen."""
     seen = config.seen(size, short_side)

@@ -33,8 +33,9 @@ class Computing:
     """The best measured inference at any speed, instead of the default."""
     paper: bool = False
     """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
-    size: str = "480"
-    """Frames with a longer short side are scaled down to it inside; labels come back at full size. `full`: never."""
+    size: str | None = None
+    """Short side of the frames inside; labels come back at full size. A number: smaller ones are enlarged to it, at most
+    twice. `full`: as they are. By default 480, smaller ones enlarged but for --paper and color."""
     seed: int = 0
     """Of the weights of random:NAME."""
 
@@ -44,7 +45,8 @@ class Computing:
         from pmljax.weights import load
 
         use_device(self.device)
-        if self.size != "full" and not (self.size.isdecimal() and int(self.size) >= 8):
+        size = self.size or "480"
+        if size != "full" and not (size.isdecimal() and int(size) >= 8):
             raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
@@ -53,7 +55,9 @@ class Computing:
             raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
         model = load(self.model, dtype=self.dtype, seed=self.seed)
         preset = preset_of(model.config, *chosen)
-        return model, dataclasses.replace(preset, size=None if self.size == "full" else int(self.size))
+        if self.size is None:
+            return model, preset
+        return model, dataclasses.replace(preset, size=None if size == "full" else (int(size), int(size)))
 
 
 @dataclass(frozen=True)

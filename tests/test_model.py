@@ -68,12 +68,22 @@ def test_sizes_as_the_network_sees_them(rng):
     frame = rng.integers(0, 256, (1, 96, 160, 3), np.uint8)
     color = NAMED["color"]
     assert preprocess(color, frame, 480).shape == (1, 96, 160, 3)  # never enlarged
+    assert color.seen((96, 160), (480, 480)) == (96, 160)  # nor for whoever asks, without a network
     small = preprocess(color, frame, 48)[0]
     assert np.allclose(small, frame[0].reshape(48, 2, 80, 2, 3).mean((1, 3)), atol=1e-3)
     assert preprocess(color, frame.swapaxes(1, 2), 48).shape == (1, 80, 48, 3)
     odd = preprocess(color, frame[:, :95, :153], 41)[0]
     dense = np.einsum("yh,xw,hwc->yxc", area_matrix(95, 41), area_matrix(153, 66), frame[0, :95, :153].astype(float))
     assert odd.shape == (41, 66, 3) and np.allclose(odd, dense, atol=1e-3)
+    network = dataclasses.replace(NAMED["small"], scaling="bgr")
+    assert [network.seen((240, 427), s) for s in (480, (480, 480), (300, 480), (90, 120), None)] == [
+        (240, 427), (480, 854), (300, 534), (120, 214), (240, 427)
+    ]  # fmt: skip
+    assert network.seen((154, 95), (480, None)) == (308, 190)  # twice, at most
+    larger = preprocess(network, frame, (144, 480))[0]
+    images = [Image.fromarray(frame[0, ..., c].astype(np.float32)) for c in (2, 1, 0)]
+    pillow = np.stack([np.array(i.resize((240, 144), Image.Resampling.BILINEAR)) for i in images], -1)
+    assert np.allclose(larger, pillow - np.float32([104.00698793, 116.66876762, 122.67891434]), atol=1e-3)
     resized = preprocess(dataclasses.replace(NAMED["sydney0zq"], input_size=(64, 128)), frame)[0]
     pillow = np.array(Image.fromarray(frame[0]).resize((128, 64), Image.Resampling.NEAREST), np.float32)
     assert np.allclose(resized, pillow - np.float32([122.675, 116.669, 104.008]), atol=1e-4)

@@ -11,7 +11,10 @@ from pmljax.presets import PRESETS, preset_of
 
 def test_presets_fit_the_network():
     small = NAMED["small"]
-    assert all(preset_of(small, name) == PRESETS[name] for name in PRESETS) and preset_of(small) == PRESETS["default"]
+    enlarged = {name: dataclasses.replace(p, size=(480, 480)) for name, p in PRESETS.items()} | {
+        "paper": PRESETS["paper"]
+    }
+    assert all(preset_of(small, name) == enlarged[name] for name in PRESETS) and preset_of(small) == enlarged["default"]
     # Raw colours have no unit length, which temperatures and bounds are made for.
     color = NAMED["color"]
     assert (
@@ -19,7 +22,7 @@ def test_presets_fit_the_network():
         and preset_of(color, "paper") == PRESETS["paper"]
     )
     best = preset_of(dataclasses.replace(small, position="yx"), "best")
-    assert PRESETS["best"].flip and best == dataclasses.replace(PRESETS["best"], flip=False)
+    assert PRESETS["best"].flip and best == dataclasses.replace(enlarged["best"], flip=False)
     with pytest.raises(InputError, match="preset worst: expected one of plain, default, best, paper"):
         preset_of(small, "worst")
 

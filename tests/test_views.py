@@ -29,14 +29,15 @@ def everything(session):
 
 def test_why_against_a_search_by_hand(session):
     rows, places, labels = everything(session)
-    cells = session.embedded.cells
+    cells, where = session.embedded.cells, (session.grid.seen, session.grid.size)
     for frame, y, x in [(0, 10, 10), (3, 7, 20), (9, 40, 54), (5, 0, 0)]:
         found = why(session, frame, y, x)
         shares, voters = {}, {}
         # Linear between the four cells around the pixel.
         for i in range(session.grid.cells[0]):
             for j in range(session.grid.cells[1]):
-                clamped = min(y / 8, session.grid.cells[0] - 1), min(x / 8, session.grid.cells[1] - 1)
+                at = [((p + 0.5) * n / size - 0.5) / 8 for p, n, size in zip((y, x), *where, strict=True)]
+                clamped = [min(max(a, 0), n - 1) for a, n in zip(at, session.grid.cells, strict=True)]
                 weight = max(1 - abs(clamped[0] - i), 0) * max(1 - abs(clamped[1] - j), 0)
                 if weight < 1e-6:
                     continue
