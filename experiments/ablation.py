@@ -104,12 +104,9 @@ BEYOND = {
     "default, reach 6": adapted(default, reach=6),
     "default, reach 9": adapted(default, reach=9),
     "best, no reach": adapted(best, reach=None),
-    "best, reach 6": adapted(best, reach=6),
-    "best, reach 9": adapted(best, reach=9),
     # Of frames smaller than 480 lines, as networks see them by default; then of those that are not.
     "plain, enlarged": replace(plain, size=(480, 480)),
-    "default, reach 6, enlarged": replace(adapted(default, reach=6), size=(480, 480)),
-    "default, reach 6, 720 lines": replace(adapted(default, reach=6), size=(720, 720)),
+    "default, enlarged": replace(default, size=(480, 480)),
     "default": default,
     "best": best,
 }
