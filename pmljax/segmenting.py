@@ -45,8 +45,8 @@ class Computing:
         from pmljax.weights import load
 
         use_device(self.device)
-        size = self.size or "480"
-        if size != "full" and not (size.isdecimal() and int(size) >= 8):
+        size = self.size
+        if size not in (None, "full") and not (size.isdecimal() and int(size) >= 8):
             raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
@@ -55,7 +55,7 @@ class Computing:
             raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
         model = load(self.model, dtype=self.dtype, seed=self.seed)
         preset = preset_of(model.config, *chosen)
-        if self.size is None:
+        if size is None:
             return model, preset
         return model, dataclasses.replace(preset, size=None if size == "full" else (int(size), int(size)))
 
