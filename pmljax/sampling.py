@@ -18,6 +18,10 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8, UInt32
 
 from pmljax.labels import VOID
 
+PASTED = 254  # the label of a pasted object; no source has it
+SHARE = (0.002, 0.3)  # of the picture that a pasted object covers where it comes from
+SIZE = (0.6, 1.5)  # factor of its size, beside that of the two pictures' short sides
+
 
 class Clip(NamedTuple):
     """One clip as it comes from the disk; the first frame is the anchors'.
@@ -73,6 +77,8 @@ class Augment:
     """Largest relative change of each frame's brightness, contrast and saturation."""
     time: float = 0.0
     """Largest offset added to the frames' numbers, one for the clip."""
+    paste: float = 0.0
+    """How often an object of another clip lies before a clip's frames (`paste`); drawn by `resident`."""
 
 
 def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
@@ -95,8 +101,9 @@ def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
     stride = jnp.stack([1 / scale, jnp.where(flip, -1 / scale, 1 / scale)], -1)  # [t, 2]
     begin = (offset + 0.5) / scale[:, None] - 0.5
     begin = begin.at[:, 1].add(jnp.where(flip, (config.crop - 1) / scale, 0))
-    pictures = jax.vmap(_crop, (0, 0, 0, None, None))(clip.frames, begin, stride, clip.extent, config.crop)
-    labels = jax.vmap(_crop_labels, (0, 0, 0, None, None))(clip.labels, begin, stride, clip.extent, config.crop)
+    square = (config.crop, config.crop)
+    pictures = jax.vmap(_crop, (0, 0, 0, None, None))(clip.frames, begin, stride, clip.extent, square)
+    labels = jax.vmap(_crop_labels, (0, 0, 0, None, None))(clip.labels, begin, stride, clip.extent, square)
     pictures = jax.vmap(_recolour, (0, 0, None))(jax.random.split(keys[4], frames), pictures, config.colour)
     later = jax.random.uniform(keys[5], (), maxval=config.time) if config.time else 0.0
     top_left, size = clip.window[:, :2], clip.window[:, 2:]
@@ -145,15 +152,14 @@ def _taps(begin: Float[Array, ""], stride: Float[Array, ""], extent: Integer[Arr
     return jnp.where(inside[:, None], weight / jnp.maximum(weight.sum(1, keepdims=True), 1e-6), 0)
 
 
-def _crop(frame: UInt8[Array, "h w 3"], begin, stride, extent, crop: int) -> Float[Array, "c c 3"]:
-    a_y = _taps(begin[0], stride[0], extent[0], crop, frame.shape[0])
-    a_x = _taps(begin[1], stride[1], extent[1], crop, frame.shape[1])
+def _crop(frame: UInt8[Array, "h w 3"], begin, stride, extent, size: tuple[int, int]) -> Float[Array, "y x 3"]:
+    a_y, a_x = (_taps(begin[k], stride[k], extent[k], size[k], frame.shape[k]) for k in range(2))
     return jnp.einsum("yh,hwc,xw->yxc", a_y, frame.astype(jnp.float32), a_x, precision="highest")
 
 
-def _crop_labels(labels: UInt8[Array, "h w"], begin, stride, extent, crop: int) -> UInt8[Array, "c c"]:
+def _crop_labels(labels: UInt8[Array, "h w"], begin, stride, extent, size: tuple[int, int]) -> UInt8[Array, "y x"]:
     def axis(k: int):
-        at = jnp.round(begin[k] + jnp.arange(crop, dtype=jnp.float32) * stride[k]).astype(jnp.int32)
+        at = jnp.round(begin[k] + jnp.arange(size[k], dtype=jnp.float32) * stride[k]).astype(jnp.int32)
         inside = (at >= 0) & (at < extent[k])
         return jnp.clip(at, 0, labels.shape[k] - 1), inside
 
@@ -168,6 +174,44 @@ def _recolour(key: PRNGKeyArray, picture: Float[Array, "c c 3"], amount: float) 
     picture = (picture - mean) * contrast + mean * brightness
     grey = picture.mean(-1, keepdims=True)
     return (picture - grey) * saturation + grey
+
+
+# Occlusion
+
+
+def paste(key: PRNGKeyArray, clip: Clip, other: Clip) -> Clip:
+    """`clip` with an object of `other` before it in every frame, which takes the label PASTED there.
+
+    The object is any that has a share of SHARE of the other's first frame, evenly; without one, `clip` comes back. It keeps
+    its motion, half of them mirrored, SIZE times as large; in the first frame its middle lies anywhere in the picture.
+    Both clips are on a canvas of one size.
+    """
+    keys = jax.random.split(key, 4)
+    few = other.labels[0, ::4, ::4]  # enough to know sizes and places
+    share = jnp.zeros(256, jnp.float32).at[few].add(16 / other.extent.astype(jnp.float32).prod())
+    fits = ((share >= SHARE[0]) & (share <= SHARE[1])).at[0].set(False).at[VOID].set(False)
+    label = jax.random.categorical(keys[0], jnp.where(fits, 0.0, -jnp.inf)).astype(jnp.uint8)
+    there = (few == label).astype(jnp.float32)
+    middle = [
+        (there * at).sum() / jnp.maximum(there.sum(), 1) for at in jnp.meshgrid(*_every_fourth(few), indexing="ij")
+    ]
+    size = jnp.exp(jax.random.uniform(keys[1], (), minval=np.log(SIZE[0]), maxval=np.log(SIZE[1])))
+    size = size * (clip.extent.min() / other.extent.min())
+    mirrored = jnp.where(jax.random.bernoulli(keys[2]), -1.0, 1.0)
+    stride = jnp.stack([jnp.ones(()), mirrored]) / size
+    place = jax.random.uniform(keys[3], (2,)) * clip.extent.astype(jnp.float32)
+    begin = jnp.stack(middle) - place * stride
+    given = (begin, stride, other.extent, clip.labels.shape[1:])
+    pictures = jax.vmap(lambda x: _crop(x, *given))(other.frames)
+    labels = jax.vmap(lambda x: _crop_labels(x, *given))(other.labels)
+    rows, columns = (jnp.arange(n, dtype=jnp.int32) < m for n, m in zip(labels.shape[1:], clip.extent, strict=True))
+    before = (labels == label) & (fits.any() & rows[:, None] & columns[None])[None]
+    frames = jnp.where(before[..., None], jnp.round(jnp.clip(pictures, 0, 255)).astype(jnp.uint8), clip.frames)
+    return clip._replace(frames=frames, labels=jnp.where(before, jnp.uint8(PASTED), clip.labels))
+
+
+def _every_fourth(few: Array) -> list[Array]:
+    return [4 * jnp.arange(n, dtype=jnp.float32) + 1.5 for n in few.shape]
 
 
 # The grid

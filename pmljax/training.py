@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +13,8 @@ from tyro.conf import arg
 from pmljax.device import Device, use_device
 from pmljax.errors import InputError
 from pmljax.terminal import show, training_bar
+
+Batches = Callable[[int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Changes:
     """Smallest and largest factor of a crop's scale."""
     zoom: float | None = None
     """Each frame's own factor beside it: exp(±zoom)."""
+    colour: float | None = None
+    """Largest relative change of each frame's brightness, contrast and saturation."""
+    paste: float | None = None
+    """How often an object of another clip lies before a clip's frames, with --resident."""
     accumulate: int | None = None
     """Parts of a device's batch, one after the other: the same update from less memory."""
     remat: bool = False
@@ -141,6 +147,11 @@ class Train:
     """Processes that read clips; 0: threads of this one."""
     threads: int = 2
     """Threads that read clips, in each process."""
+    resident: bool = False
+    """Read the sources once and keep them in the device's memory, four bytes a pixel: for an accelerator that is faster
+    than the reading of clips."""
+    views: int = 8
+    """Of each picture of --stills, with --resident."""
     device: Device = "auto"
     """Where to compute; auto takes an accelerator if there is one."""
     overwrite: bool = False
@@ -149,17 +160,46 @@ class Train:
     """Print the result as JSON."""
 
     def run(self) -> None:
-        import jax
-
-        from pmljax.data.batches import Clips as ClipStream
-        from pmljax.data.batches import batches
         from pmljax.fit import Every, fit
-        from pmljax.sampling import Clip
         from pmljax.validation import on_davis
 
         use_device(self.device)
         sources, weights, words = self.clips.sources(self.changes.seed)
+        if self.resident:
+            words += f", resident, {self.views} views of a picture"
         config = self._config(words)
+        if config.augment.paste and not self.resident:
+            raise InputError(f"--paste {config.augment.paste}: found no --resident; expected both, or neither")
+        batches, describe = (self._resident if self.resident else self._read)(config, sources, weights)
+        validate = None
+        if self.validate:
+            if not self.clips.davis:
+                raise InputError("--validate: found no --davis; expected the root that has the split")
+            validate = on_davis(self.clips.davis, self.validate, year=self.clips.year, frames=self.validate_frames)
+        with training_bar(f"train {config.model.name}", config.steps) as report:
+            fit(
+                self.out,
+                config,
+                batches,
+                variables=self._variables(config),
+                every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
+                validate=validate,
+                describe=describe,
+                overwrite=self.overwrite,
+                report=report,
+            )
+        last = read_last(self.out)
+        text = f"{config.steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
+        show({"out": str(self.out), "data": words, **last} if self.json else text)
+
+    def _read(self, config: Any, sources: list[Any], weights: list[float]) -> tuple[Batches, Callable[[int], str]]:
+        """Batches of clips from a step on, read as they are needed; a clip's number in words."""
+        import jax
+
+        from pmljax.data.batches import Clips as ClipStream
+        from pmljax.data.batches import batches
+        from pmljax.sampling import Clip
+
         stream = ClipStream(
             sources, weights, seed=config.seed, canvas=config.canvas, short_side=config.short_side, frames=3
         )
@@ -176,26 +216,30 @@ class Train:
             ):
                 yield Clip(**batch)
 
-        validate = None
-        if self.validate:
-            if not self.clips.davis:
-                raise InputError("--validate: found no --davis; expected the root that has the split")
-            validate = on_davis(self.clips.davis, self.validate, year=self.clips.year, frames=self.validate_frames)
-        with training_bar(f"train {config.model.name}", config.steps) as report:
-            fit(
-                self.out,
-                config,
-                from_step,
-                variables=self._variables(config),
-                every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
-                validate=validate,
-                describe=stream.describe,
-                overwrite=self.overwrite,
-                report=report,
+        return from_step, stream.describe
+
+    def _resident(self, config: Any, sources: list[Any], weights: list[float]) -> tuple[Batches, Callable[[int], str]]:
+        """The same from the device's memory."""
+        import jax
+
+        from pmljax.resident import hold, resident_batches
+
+        stores = hold(sources, canvas=config.canvas, short_side=config.short_side, views=self.views, seed=config.seed)
+
+        def from_step(step: int) -> Iterator[Any]:
+            return resident_batches(
+                stores,
+                weights,
+                batch=config.batch,
+                canvas=config.canvas,
+                seed=config.seed,
+                start=step,
+                host=jax.process_index(),
+                hosts=jax.process_count(),
+                pasted=config.augment.paste,
             )
-        last = read_last(self.out)
-        text = f"{config.steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
-        show({"out": str(self.out), "data": words, **last} if self.json else text)
+
+        return from_step, str
 
     def _config(self, words: str) -> Any:
         from pmljax.recipes import recipe
@@ -203,7 +247,7 @@ class Train:
         config = recipe(self.recipe)
         changed = {k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None}
         model = {k: changed.pop(k) for k in ("dtype", "position") if k in changed}
-        augment = {k: changed.pop(k) for k in ("crop", "scale", "zoom") if k in changed}
+        augment = {k: changed.pop(k) for k in ("crop", "scale", "zoom", "colour", "paste") if k in changed}
         if "short_side" in changed:  # the canvas keeps its shape
             changed["canvas"] = tuple(round(n * changed["short_side"] / config.short_side) for n in config.canvas)
         return dataclasses.replace(

@@ -89,6 +89,8 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
         (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
         (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
+        (["--davis", "ROOT", "--paste", "0.5"], "--paste 0.5: found no --resident"),
+        (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
     ],
 )
 def test_bad_input(more, word, root, tmp_path, capsys):
@@ -96,6 +98,19 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert main(["train", "--out", str(out), *(x.replace("ROOT", str(root)) for x in more)]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_a_run_from_the_devices_memory(root, tmp_path, monkeypatch, capsys):
+    """A run that is stopped and goes on is the run that was not; its clips are drawn anew where it stopped."""
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    common = ["train", "--davis", str(root), "--recipe", "tiny", "--resident", "--paste", "0.5", "--json"]
+    assert main([*common, "--out", str(tmp_path / "a"), "--save-every", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"].endswith("× 1, resident, 8 views of a picture")
+    assert main([*common, "--out", str(tmp_path / "b"), "--save-every", "2"]) == 0
+    shutil.rmtree(tmp_path / "b/checkpoints/3")
+    assert main([*common, "--out", str(tmp_path / "b"), "--save-every", "2"]) == 0
+    a, b = (jax.tree.leaves(load(tmp_path / run).variables) for run in "ab")
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_changes_to_a_recipe(tmp_path):

@@ -51,9 +51,14 @@ class RawClip(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Something that clips are drawn from. `most`: the largest number of frames that a clip of it can have."""
+    """Something that clips are drawn from. `most`: the largest number of frames that a clip of it can have.
+
+    `reels`: how many videos, or what stands for one, it has in all."""
 
     most: int
+
+    @property
+    def reels(self) -> int: ...
 
     def draw(self, rng: np.random.Generator, frames: int, short_side: int | None) -> RawClip:
         """A clip of `frames` frames that follows from `rng` alone; the first frame is the anchors'."""
@@ -61,6 +66,11 @@ class Source(Protocol):
 
     def describe(self, rng: np.random.Generator, frames: int) -> str:
         """The name of the clip that `draw` gives for the same `rng`; nothing is decoded."""
+        ...
+
+    def reel(self, index: int, rng: np.random.Generator, views: int, short_side: int | None) -> RawClip:
+        """All that clips of one video are drawn from: its annotated frames, or `views` of a picture, which follow from
+        `rng`. Several threads may call it at once."""
         ...
 
 
@@ -154,13 +164,23 @@ class VideoSource:
                 raise InputError(f"{name} {video}: found {len(frames)} annotated frames; expected 3 or more")
         self.most = min(len(frames) for _, frames in self.videos)
 
+    @property
+    def reels(self) -> int:
+        return len(self.videos)
+
     def _choose(self, rng: np.random.Generator, frames: int) -> tuple[str, list[tuple[float, Path, Path]]]:
         video, annotated = self.videos[int(rng.integers(len(self.videos)))]
         chosen = [annotated[i] for i in rng.permutation(len(annotated))[:frames]]
         return " ".join([self.name, video, *(path.stem for _, path, _ in chosen)]), chosen
 
     def draw(self, rng: np.random.Generator, frames: int, short_side: int | None) -> RawClip:
-        name, chosen = self._choose(rng, frames)
+        return self._read(*self._choose(rng, frames), short_side)
+
+    def reel(self, index: int, rng: np.random.Generator, views: int, short_side: int | None) -> RawClip:
+        video, annotated = self.videos[index]
+        return self._read(f"{self.name} {video}", annotated, short_side)
+
+    def _read(self, name: str, chosen: list[tuple[float, Path, Path]], short_side: int | None) -> RawClip:
         read = [read_pair(picture, mask, short_side, self.cache) for _, picture, mask in chosen]
         for (_, picture, _), (_, labels) in zip(chosen, read, strict=True):
             if labels.shape != read[0][1].shape:
@@ -203,6 +223,10 @@ class SyntheticSource:
                 made = clip(keys[i], frames=length, size=size, objects=1 + i % objects, light=light)
                 self.pool.append((np.asarray(made.frames), np.asarray(made.labels)))
 
+    @property
+    def reels(self) -> int:
+        return len(self.pool)
+
     def _choose(self, rng: np.random.Generator, frames: int) -> tuple[str, int, list[int]]:
         which = int(rng.integers(len(self.pool)))
         chosen = [int(i) for i in rng.permutation(self.most)[:frames]]
@@ -210,6 +234,12 @@ class SyntheticSource:
 
     def draw(self, rng: np.random.Generator, frames: int, short_side: int | None) -> RawClip:
         name, which, chosen = self._choose(rng, frames)
+        return self._scaled(name, which, chosen, short_side)
+
+    def reel(self, index: int, rng: np.random.Generator, views: int, short_side: int | None) -> RawClip:
+        return self._scaled(f"synthetic {index}", index, list(range(self.most)), short_side)
+
+    def _scaled(self, name: str, which: int, chosen: list[int], short_side: int | None) -> RawClip:
         images, labels = ([scale_down(array[i], short_side) for i in chosen] for array in self.pool[which])
         return RawClip(images, labels, [float(i) for i in chosen], name)
 

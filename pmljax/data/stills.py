@@ -59,14 +59,21 @@ class StillSource:
         self.most = 1000  # of one picture there may be any number of views
         self.pairs = list_stills(Path(root), split)
 
+    @property
+    def reels(self) -> int:
+        return len(self.pairs)
+
     def draw(self, rng: np.random.Generator, frames: int, short_side: int | None) -> RawClip:
-        picture, mask = self.pairs[int(rng.integers(len(self.pairs)))]
+        return self.reel(int(rng.integers(len(self.pairs))), rng, frames, short_side)
+
+    def reel(self, index: int, rng: np.random.Generator, views: int, short_side: int | None) -> RawClip:
+        picture, mask = self.pairs[index]
         image, labels = read_pair(picture, mask, short_side, self.cache)
         if (labels == 0).any() and rng.random() < self.merge:
             labels = np.where((labels > 0) & (labels < VOID), np.uint8(1), labels)
-        views = make_views(rng, image, labels, frames, self.motion)
-        numbers = [float(t) for t in range(frames)]
-        return RawClip([v[0] for v in views], [v[1] for v in views], numbers, self._name(picture))
+        made = make_views(rng, image, labels, views, self.motion)
+        numbers = [float(t) for t in range(views)]
+        return RawClip([v[0] for v in made], [v[1] for v in made], numbers, self._name(picture))
 
     def describe(self, rng: np.random.Generator, frames: int) -> str:
         return self._name(self.pairs[int(rng.integers(len(self.pairs)))][0])

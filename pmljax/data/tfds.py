@@ -48,6 +48,10 @@ class TfdsSource:
             self.videos.append((video, count))
         self.most = min(count for _, count in self.videos)
 
+    @property
+    def reels(self) -> int:
+        return len(self.videos)
+
     def _read(self, index: int):
         """The record of one video: lists of encoded pictures by feature."""
         # What TFDS itself parses with where there is no TensorFlow.
@@ -64,7 +68,13 @@ class TfdsSource:
         return " ".join([self.name, video, *(f"{i:05d}" for i in chosen)]), which, chosen
 
     def draw(self, rng: np.random.Generator, frames: int, short_side: int | None) -> RawClip:
-        name, which, chosen = self._choose(rng, frames)
+        return self._drawn(*self._choose(rng, frames), short_side)
+
+    def reel(self, index: int, rng: np.random.Generator, views: int, short_side: int | None) -> RawClip:
+        video, count = self.videos[index]
+        return self._drawn(f"{self.name} {video}", index, list(range(count)), short_side)
+
+    def _drawn(self, name: str, which: int, chosen: list[int], short_side: int | None) -> RawClip:
         video, record = self.videos[which][0], lru_cache(1)(lambda: self._read(which))  # only if it is needed
 
         def read(i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,179 @@
+"""Clips from pictures that lie on the device: every source is read once, then compiled calls draw from it.
+
+For accelerators, whose steps take less than reading their clips does. Every clip of a source is three frames of one of its
+reels: a video's annotated frames, a picture's moved views (as many as are asked for: here they are made once, `batches`
+makes new ones for every clip), a made clip. Clip n follows from the key and n alone, as it does there, but is another.
+Axes: `s` source, `r` reel, `n` frame of a source, `h w` canvas, `t` frame of a clip, `b` clip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+
+from pmljax.data.batches import LENGTH, RawClip, Source, scale_down
+from pmljax.errors import InputError
+from pmljax.labels import VOID
+from pmljax.sampling import Clip, paste
+
+
+class Store(NamedTuple):
+    """A source on the device.
+
+    pixels: red, green, blue and label of a pixel, from the lowest byte up: a fourth of the elements, and so no index of
+    them beyond 32 bits.  numbers: the frames' own.  extent: (h, w) of their content, at the top left.  first, count: the
+    frames of each reel.
+    """
+
+    pixels: UInt32[Array, "n h w"]
+    numbers: Float[Array, "n"]
+    extent: Int[Array, "n 2"]
+    first: Int[Array, "r"]
+    count: Int[Array, "r"]
+
+
+def hold(
+    sources: Sequence[Source],
+    *,
+    canvas: tuple[int, int],
+    short_side: int | None = None,
+    frames: int = 3,
+    views: int = 8,
+    seed: int = 0,
+) -> tuple[Store, ...]:
+    """Read the sources, in threads, and put them on the device: four bytes a pixel.
+
+    canvas: (h, w); frames that are larger are scaled down to fit.  short_side: frames whose short side is longer are scaled
+    down to it.  frames: of a clip.  views: of a picture; they follow from `seed`.
+    """
+    if views < frames:
+        raise InputError(f"views {views}: expected at least the {frames} frames of a clip")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return tuple(_store(pool, source, canvas, short_side, views, seed) for source in sources)
+
+
+def _store(
+    pool: ThreadPoolExecutor,
+    source: Source,
+    canvas: tuple[int, int],
+    short_side: int | None,
+    views: int,
+    seed: int,
+) -> Store:
+    def read(index: int) -> tuple[list[np.ndarray], list[float]]:
+        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        return _packed(source.reel(index, rng, views, short_side), canvas)
+
+    reels = list(pool.map(read, range(source.reels)))
+    pictures = [picture for found, _ in reels for picture in found]
+    extent = np.array([picture.shape for picture in pictures], np.int32)
+    pixels = np.full((len(pictures), *extent.max(0)), VOID << 24, np.uint32)  # black and void beyond the content
+    for place, picture in zip(pixels, pictures, strict=True):
+        place[: picture.shape[0], : picture.shape[1]] = picture
+    count = np.array([len(found) for found, _ in reels], np.int32)
+    numbers = np.array([n for _, found in reels for n in found], np.float32)
+    return Store(*map(jnp.asarray, (pixels, numbers, extent, np.cumsum(count, dtype=np.int32) - count, count)))
+
+
+def _packed(reel: RawClip, canvas: tuple[int, int]) -> tuple[list[np.ndarray], list[float]]:
+    h, w = reel.labels[0].shape
+    share = min(canvas[0] / h, canvas[1] / w, 1)
+    short_side = int(share * min(h, w))
+    pictures = []
+    for image, labels in zip(reel.frames, reel.labels, strict=True):
+        image, labels = (scale_down(x, short_side).astype(np.uint32) for x in (image, labels))
+        pictures.append(image[..., 0] | image[..., 1] << 8 | image[..., 2] << 16 | labels << 24)
+    return pictures, reel.numbers
+
+
+@partial(jax.jit, static_argnames=("frames", "canvas", "pasted"))
+def draw(
+    stores: tuple[Store, ...],
+    shares: Float[Array, "s"],
+    key: PRNGKeyArray,
+    numbers: UInt32[Array, "b"],
+    *,
+    frames: int,
+    canvas: tuple[int, int],
+    pasted: float = 0.0,
+) -> Clip:
+    """The clips of these numbers, leading axis b: distinct frames of a reel in random order, reels of a source evenly.
+
+    shares: how often each source is drawn; they sum to 1.  pasted: how often an object of another clip lies before a
+    clip's frames (`sampling.paste`).
+    """
+
+    def one(number: Array) -> Clip:
+        keys = jax.random.split(jax.random.fold_in(key, number), 4)
+        clip = _draw(stores, shares, keys[0], number, frames, canvas)
+        if not pasted:
+            return clip
+        both = paste(keys[2], clip, _draw(stores, shares, keys[1], number, frames, canvas))
+        return jax.tree.map(partial(jnp.where, jax.random.bernoulli(keys[3], pasted)), both, clip)
+
+    return jax.vmap(one)(numbers)
+
+
+def _draw(
+    stores: tuple[Store, ...],
+    shares: Float[Array, "s"],
+    key: PRNGKeyArray,
+    number: Array,
+    frames: int,
+    canvas: tuple[int, int],
+) -> Clip:
+    keys = jax.random.split(key)
+    chosen = jax.random.choice(keys[0], len(stores), p=shares)
+    each = [_from_store(store, keys[1], number, frames, canvas) for store in stores]
+    return jax.tree.map(lambda *x: jax.lax.select_n(chosen, *x), *each)
+
+
+def _from_store(store: Store, key: PRNGKeyArray, number: Array, frames: int, canvas: tuple[int, int]) -> Clip:
+    keys = jax.random.split(key)
+    reel = jax.random.randint(keys[0], (), 0, store.count.shape[0])
+    # The highest of a random number for each frame there is: a random order of distinct ones. No reel is longer than all.
+    most = store.pixels.shape[0]
+    score = jnp.where(jnp.arange(most) < store.count[reel], jax.random.uniform(keys[1], (most,)), -1)
+    which = store.first[reel] + jax.lax.top_k(score, frames)[1]
+    pixels = jnp.pad(
+        store.pixels[which],
+        [(0, 0)] + [(0, n - m) for n, m in zip(canvas, store.pixels.shape[1:], strict=True)],
+        constant_values=np.uint32(VOID << 24),
+    )
+    bytes_ = [(pixels >> np.uint32(8 * i)).astype(jnp.uint8) for i in range(4)]
+    extent = store.extent[which[0]]
+    window = jnp.broadcast_to(jnp.concatenate([jnp.zeros(2), extent.astype(jnp.float32)]), (frames, 4))
+    return Clip(jnp.stack(bytes_[:3], -1), bytes_[3], store.numbers[which], window, extent, number)
+
+
+def resident_batches(
+    stores: tuple[Store, ...],
+    weights: Sequence[int | float],
+    *,
+    batch: int,
+    canvas: tuple[int, int],
+    seed: int,
+    start: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    frames: int = 3,
+    pasted: float = 0.0,
+) -> Iterator[Clip]:
+    """This host's part `[batch / hosts, …]` of the batches from number `start` on, without end, on the device."""
+    if batch < 1 or batch % hosts or not 0 <= host < hosts or not 0 <= start < LENGTH // batch:
+        given = f"batch {batch}, start {start}, host {host} of {hosts}"
+        raise InputError(f"found {given}; expected a batch that is a multiple of the hosts, and none below 0")
+    local, key = batch // hosts, jax.random.fold_in(jax.random.key(seed), LENGTH - 1)
+    shares = jnp.asarray(np.array(weights, np.float32) / sum(weights))
+    for n in range(start, LENGTH // batch):
+        first = n * batch + host * local
+        numbers = jnp.arange(first, first + local, dtype=jnp.uint32)
+        yield draw(stores, shares, key, numbers, frames=frames, canvas=canvas, pasted=pasted)
