@@ -18,12 +18,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pmljax.errors import InputError
 from pmljax.model import Model
 from pmljax.runlog import RunLog
-from pmljax.train import Objective, TrainConfig, create_state, embedding_loss, evaluated, replicate, split, spread
+from pmljax.train import (
+    Objective,
+    TrainConfig,
+    TrainState,
+    create_state,
+    embedding_loss,
+    evaluated,
+    replicate,
+    split,
+    spread,
+)
 from pmljax.weights import checkpoint
 
 
@@ -37,6 +48,7 @@ class Every(NamedTuple):
 
 
 DEFAULT = Every()
+TRIED = 24  # steps by which the pace is known; the first third, with the compilation, does not count
 
 
 def fit(
@@ -51,6 +63,7 @@ def fit(
     score: str = "J&F",
     describe: Callable[[int], str] = str,
     overwrite: bool = False,
+    seconds: float | None = None,
     report: Callable[[int, dict[str, float]], object] = lambda step, numbers: None,
 ) -> Model:
     """Train, or go on with the run in the folder `run`; returns the model after the last step.
@@ -59,21 +72,29 @@ def fit(
     `[b, h, w, 3]` of single pictures. The n-th holds the clips n·batch and following.
     variables: to start from in place of random ones.  validate(model, run): scores, and whatever pictures it writes;
     score: the one by which the best checkpoint is kept.  describe: a clip's number in words.
-    report: called with the numbers of every line of the log.
+    seconds: the steps are as many as there is time for from now on, by the pace of the first few, and config's are none of
+    its concern; a run that goes on keeps the number that it has.  report: called with the numbers of every line of the log.
     Raises InputError where the folder holds another recipe's run, and where the loss is no longer finite: then the state
     before is the last checkpoint, and the clip is named.
     """
     if overwrite and run.is_dir():
         _clear(run)
-    step = spread(config, objective)
+    started = time.monotonic()
+    step, key = spread(config, objective), jax.random.key(config.seed)
     state = create_state(config, variables)
     folder = checkpoint.open_folder(run, every.keep)
     begin = folder.latest_step()
     if begin is None:
         begin, state = 0, replicate(state)
+        if seconds is not None:
+            left = seconds + started - time.monotonic()
+            config = dataclasses.replace(config, steps=_affordable(step, state, batches(0), key, left))
         checkpoint.save(folder, 0, config, state, evaluated(config, state))
     else:
-        _same_recipe(run, checkpoint.read_record(Path(folder.directory) / str(begin))["config"], config)
+        before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
+        if seconds is not None:
+            config = dataclasses.replace(config, steps=before["steps"])
+        _same_recipe(run, before, config)
         state = checkpoint.restore(folder, begin, replicate(state))
     first = jax.process_index() == 0
     log = RunLog(run, dataclasses.asdict(config), begin) if first else None
@@ -81,13 +102,17 @@ def fit(
         opened.callback(folder.close)
         if log:
             opened.callback(log.close)
-        key, devices = jax.random.key(config.seed), jax.local_device_count()
+        if seconds is not None:
+            report(begin, {"steps": float(config.steps)})
+            if log:
+                log.write(begin, {"steps": float(config.steps)})
+        devices = jax.local_device_count()
         stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
         batch = next(stream)
         for n in range(begin, config.steps):
             pictures += config.batch * (batch.frames.shape[1] if batch.frames.ndim == 5 else 1)
             with _advice(config):
-                state, metrics = step(state, split(batch, devices), key)
+                state, metrics = step(state, split(batch, devices), key, config.steps)
                 # The next clips are read while the devices work.
                 batch = next(stream)
                 metrics = jax.tree.map(np.asarray, metrics)
@@ -119,6 +144,18 @@ def fit(
         if log:
             log.draw()
         return evaluated(config, state)
+
+
+def _affordable(step: Any, state: TrainState, stream: Iterator[Any], key: Any, seconds: float) -> int:
+    """How many steps take what is left of `seconds` once the step is compiled; `state` stays as it is."""
+    begin, times = time.monotonic(), []
+    state = jax.tree.map(jnp.copy, state)  # given away by the step
+    for _ in range(TRIED):
+        state, metrics = step(state, split(next(stream), jax.local_device_count()), key)
+        jax.block_until_ready(metrics)
+        times.append(time.monotonic())
+    pace = (times[-1] - times[TRIED // 3]) / (TRIED - TRIED // 3 - 1)
+    return max(int((begin + seconds - times[-1]) / pace), 1)
 
 
 def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:

@@ -60,11 +60,12 @@ def training_bar(what: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
         task = bar.add_task(what, total=total, numbers="")
 
         def report(step: int, numbers: Mapping[str, float]) -> None:
-            nonlocal told
+            nonlocal told, total
             shown.update(numbers)
+            total = int(shown.get("steps", total))  # of a run whose pace says how many
             names = ("loss", "rate", "images a second", *SCORES)
             line = "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
-            bar.update(task, completed=step, numbers=line)
+            bar.update(task, total=total, completed=step, numbers=line)
             if not console.is_terminal and (
                 time.monotonic() - told > 30 or step == total or set(SCORES) & numbers.keys()
             ):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -209,9 +210,9 @@ def evaluated(config: TrainConfig, state: TrainState) -> Model:
     return Model({**state.variables, "params": params}, config.model)
 
 
-def learning_rate(config: TrainConfig, step: Array) -> Float[Array, ""]:
-    """The rate of the update that follows `step` updates."""
-    done = jnp.minimum(step.astype(jnp.float32) / config.steps, 1)
+def learning_rate(config: TrainConfig, step: Array, steps: int | Array | None = None) -> Float[Array, ""]:
+    """The rate of the update that follows `step` of `steps` updates (by default the recipe's)."""
+    done = jnp.minimum(step.astype(jnp.float32) / (config.steps if steps is None else steps), 1)
     fall = (1 - done) ** 0.9 if config.schedule == "poly" else 0.5 * (1 + jnp.cos(jnp.pi * done))
     rise = jnp.minimum((step.astype(jnp.float32) + 1) / (config.warmup + 1), 1)
     return config.rate * fall * rise
@@ -227,7 +228,7 @@ def thawed(config: TrainConfig, params: Any) -> Any:
     )
 
 
-def optimiser(config: TrainConfig) -> optax.GradientTransformation:
+def optimiser(config: TrainConfig, steps: int | Array | None = None) -> optax.GradientTransformation:
     """Gradient to update: clipping, momentum or Adam, decay of kernels, factor of the head, rate."""
 
     def kernels(params: Any) -> Any:
@@ -250,15 +251,17 @@ def optimiser(config: TrainConfig) -> optax.GradientTransformation:
         optax.scale_by_adam() if adam else optax.trace(config.momentum),
         decay if adam else optax.identity(),
         optax.stateless(scaled),
-        optax.scale_by_schedule(lambda step: -learning_rate(config, jnp.asarray(step))),
+        optax.scale_by_schedule(lambda step: -learning_rate(config, jnp.asarray(step), steps)),
     )
 
 
-def _updated(config: TrainConfig, state: TrainState, gradient: Any, stats: Any) -> TrainState:
+def _updated(
+    config: TrainConfig, state: TrainState, gradient: Any, stats: Any, steps: int | Array | None
+) -> TrainState:
     """The state after the optimiser's update; its step does not count on."""
     params = state.variables["params"]
     with jax.numpy_dtype_promotion("standard"):  # Optax raises a Python float to an int32
-        updates, moments = optimiser(config).update(gradient, state.optimiser, params)
+        updates, moments = optimiser(config, steps).update(gradient, state.optimiser, params)
     new = optax.apply_updates(params, updates)
     average = state.average
     if config.average:
@@ -277,12 +280,13 @@ def train_step(
     state: TrainState,
     batch: Any,
     key: PRNGKeyArray,
+    steps: int | Array | None = None,
     *,
     objective: Objective = embedding_loss,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. `batch`: a pytree with leading axis b (`Clip` for `embedding_loss`); `key`: the run's, the same at every
-    step, as clips carry their number.
+    step, as clips carry their number; `steps`: of the whole run, by default the recipe's.
 
     Returns the state and the metrics: loss, norm (of the gradient), rate, each (every clip's loss, over all devices), and
     the objective's shares. Where the loss or the gradient is not finite, only the step counts on.
@@ -312,20 +316,28 @@ def train_step(
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(each).all() & jnp.isfinite(norm)
     # A branch: chosen number by number, all parameters and moments would be read and written once more.
-    kept_state = jax.lax.cond(finite, lambda: _updated(config, state, gradient, stats), lambda: state)
-    metrics = {"loss": each.mean(), "norm": norm, "rate": learning_rate(config, state.step), "each": each, **shares}
+    kept_state = jax.lax.cond(finite, lambda: _updated(config, state, gradient, stats, steps), lambda: state)
+    metrics = {
+        "loss": each.mean(),
+        "norm": norm,
+        "rate": learning_rate(config, state.step, steps),
+        "each": each,
+        **shares,
+    }
     return dataclasses.replace(kept_state, step=state.step + 1), metrics
 
 
 # Over devices
 
-Step = Callable[[TrainState, Any, PRNGKeyArray], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 def spread(config: TrainConfig, objective: Objective = embedding_loss) -> Step:
-    """The step over all devices of all hosts: batches `[local devices, b, …]` (`split`), the state unreplicated."""
+    """The step over all devices of all hosts: batches `[local devices, b, …]` (`split`), the state unreplicated. Its fourth
+    argument, the steps of the whole run (by default the recipe's), may change without another compilation."""
     step = partial(train_step, config, objective=objective, axis_name=AXIS)
-    return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
+    over = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0)
+    return lambda state, batch, key, steps=config.steps: over(state, batch, key, np.float32(steps))
 
 
 def split(batch: Any, devices: int) -> Any:

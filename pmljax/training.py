@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,9 @@ class Train:
     """Processes that read clips; 0: threads of this one."""
     threads: int = 2
     """Threads that read clips, in each process."""
+    minutes: float | None = None
+    """How long the command may take, with reading and compiling, in place of a number of steps: that follows from the pace
+    of the first ones."""
     resident: bool = False
     """Read the sources once and keep them in the device's memory, four bytes a pixel: for an accelerator that is faster
     than the reading of clips."""
@@ -163,6 +167,7 @@ class Train:
         from pmljax.fit import Every, fit
         from pmljax.validation import on_davis
 
+        begin = time.monotonic()
         use_device(self.device)
         sources, weights, words = self.clips.sources(self.changes.seed)
         if self.resident:
@@ -186,10 +191,12 @@ class Train:
                 validate=validate,
                 describe=describe,
                 overwrite=self.overwrite,
+                seconds=None if self.minutes is None else 60 * self.minutes + begin - time.monotonic(),
                 report=report,
             )
         last = read_last(self.out)
-        text = f"{config.steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
+        steps = int(last.get("steps", config.steps))
+        text = f"{steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
         show({"out": str(self.out), "data": words, **last} if self.json else text)
 
     def _read(self, config: Any, sources: list[Any], weights: list[float]) -> tuple[Batches, Callable[[int], str]]:

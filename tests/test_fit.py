@@ -100,6 +100,19 @@ def killed_and_resumed(run, waits):
     return kills
 
 
+def test_a_run_of_so_many_seconds(tmp_path):
+    """The pace says how many steps; the run is that of so many steps, to the bit, and goes on as such."""
+    every = Every(log=10**6, save=10**6)
+    train(tmp_path / "timed", seconds=4.0, every=every)
+    steps = checkpoint.read_record(checkpoint.find(tmp_path / "timed"))["config"]["steps"]
+    lines = [line for line in read_log(tmp_path / "timed/log.jsonl") if "step" in line]
+    assert steps > 30 and lines[0] == {"step": 0, "steps": steps} and lines[-1]["step"] == steps
+    train(tmp_path / "counted", dataclasses.replace(CONFIG, steps=steps), every=every)
+    assert state_bytes(tmp_path / "timed", steps) == state_bytes(tmp_path / "counted", steps)
+    train(tmp_path / "timed", seconds=4.0, every=every)
+    assert read_log(tmp_path / "timed/log.jsonl")[-1]["step"] == steps
+
+
 @pytest.mark.parametrize("waits", [(1, 2), pytest.param(tuple(np.linspace(0.2, 3, 12)), marks=pytest.mark.slow)])
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, waits):
     train(tmp_path / "whole")
