@@ -103,7 +103,12 @@ BEYOND = {
     "default, reach 3": adapted(default, reach=3),
     "default, reach 6": adapted(default, reach=6),
     "default, reach 9": adapted(default, reach=9),
+    "default, reach 12": adapted(default, reach=12),
+    "default, temperature .1": replace(default, temperature=0.1),
+    "default, temperature .2": replace(default, temperature=0.2),
     "best, no reach": adapted(best, reach=None),
+    # Cells are finer there, so more of them are as far.
+    "best, 640 lines": replace(adapted(best, window=12, reach=12), size=(640, 640)),
     # Of frames smaller than 480 lines, as networks see them by default; then of those that are not.
     "plain, enlarged": replace(plain, size=(480, 480)),
     "default, enlarged": replace(default, size=(480, 480)),

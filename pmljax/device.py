@@ -19,9 +19,10 @@ def use_device(device: Device) -> None:
 
     if device == "auto":
         return
-    jax.config.update("jax_platforms", {"gpu": "cuda,rocm", "cpu": "cpu", "tpu": "tpu"}[device])
+    # Of GPUs JAX takes what there is, before the CPU: a list of all kinds fails where one of them has no plugin.
+    jax.config.update("jax_platforms", "" if device == "gpu" else device)
     try:
-        jax.devices()
+        jax.devices(device)
     except RuntimeError as error:
         extra = {"gpu": "; for NVIDIA: pip install 'pmljax[cuda12]'", "tpu": "; pip install 'pmljax[tpu]'"}.get(
             device, ""

@@ -8,18 +8,19 @@ Axes: `s` source, `r` reel, `n` frame of a source, `h w` canvas, `t` frame of a 
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from pmljax.data.batches import LENGTH, RawClip, Source, scale_down
+from pmljax.data.batches import LENGTH, RawClip, Source, SyntheticSource, scale_down
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 from pmljax.sampling import Clip, paste
@@ -48,31 +49,43 @@ def hold(
     frames: int = 3,
     views: int = 8,
     seed: int = 0,
+    workers: int = 0,
 ) -> tuple[Store, ...]:
-    """Read the sources, in threads, and put them on the device: four bytes a pixel.
+    """Read the sources and put them on the device: four bytes a pixel.
 
     canvas: (h, w); frames that are larger are scaled down to fit.  short_side: frames whose short side is longer are scaled
-    down to it.  frames: of a clip.  views: of a picture; they follow from `seed`.
+    down to it.  frames: of a clip.  views: of a picture; they follow from `seed`.  workers: processes that read (0: two
+    threads, which is what helps: more wait for each other; a script that asks for some needs `if __name__ == "__main__"`).
     """
     if views < frames:
         raise InputError(f"views {views}: expected at least the {frames} frames of a clip")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return tuple(_store(pool, source, canvas, short_side, views, seed) for source in sources)
+    readers = [_Reader(source, canvas, short_side, views, seed) for source in sources]
+    with ThreadPoolExecutor(2) as threads, ExitStack() as opened:
+        processes = threads
+        if workers:
+            # Spawned: a fork of a process in which JAX has begun can hang.
+            context = multiprocessing.get_context("spawn")
+            processes = opened.enter_context(ProcessPoolExecutor(workers, context))
+        # What lies in memory already need not travel there and back.
+        pools = [threads if isinstance(r.source, SyntheticSource) else processes for r in readers]
+        return tuple(_store(list(pool.map(r, range(r.source.reels)))) for pool, r in zip(pools, readers, strict=True))
 
 
-def _store(
-    pool: ThreadPoolExecutor,
-    source: Source,
-    canvas: tuple[int, int],
-    short_side: int | None,
-    views: int,
-    seed: int,
-) -> Store:
-    def read(index: int) -> tuple[list[np.ndarray], list[float]]:
-        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-        return _packed(source.reel(index, rng, views, short_side), canvas)
+class _Reader(NamedTuple):
+    """Reads and packs one reel; one object, so that it can travel to another process."""
 
-    reels = list(pool.map(read, range(source.reels)))
+    source: Any
+    canvas: tuple[int, int]
+    short_side: int | None
+    views: int
+    seed: int
+
+    def __call__(self, index: int) -> tuple[list[np.ndarray], list[float]]:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        return _packed(self.source.reel(index, rng, self.views, self.short_side), self.canvas)
+
+
+def _store(reels: list[tuple[list[np.ndarray], list[float]]]) -> Store:
     pictures = [picture for found, _ in reels for picture in found]
     extent = np.array([picture.shape for picture in pictures], np.int32)
     pixels = np.full((len(pictures), *extent.max(0)), VOID << 24, np.uint32)  # black and void beyond the content

@@ -105,7 +105,7 @@ class Changes:
     """Parts of a device's batch, one after the other: the same update from less memory."""
     remat: bool = False
     """Compute activations again in the backward pass: less memory, a third more work."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] | None = None
     """Of the network's computation; parameters are float32."""
     position: Literal["none", "yx", "yxt"] | None = None
     """Of a cell, put beside the head's input: its place in the frame, and the frame's number."""
@@ -131,8 +131,8 @@ class Train:
     """The folder to write to."""
     clips: Annotated[Clips, arg(name="")] = Clips()
     recipe: str = "small"
-    """small: for two CPU cores, from random weights. base: a larger network, for a GPU. paper: the paper's, as far as it is
-    known."""
+    """small: for two CPU cores, from random weights. bundled: the same network as it ships, for a GPU. base: a larger one.
+    paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None
     """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""
@@ -174,7 +174,9 @@ class Train:
             words += f", resident, {self.views} views of a picture"
         config = self._config(words)
         if config.augment.paste and not self.resident:
-            raise InputError(f"--paste {config.augment.paste}: found no --resident; expected both, or neither")
+            raise InputError(
+                f"paste {config.augment.paste}: found no --resident, which draws what is pasted; expected both, or --paste 0"
+            )
         batches, describe = (self._resident if self.resident else self._read)(config, sources, weights)
         validate = None
         if self.validate:

@@ -86,6 +86,12 @@ def test_what_is_larger_than_the_canvas_is_scaled_down(sources):
     assert np.array_equal(labels, box()[1::3, 1::3])
 
 
+def test_processes_read_the_same(sources, stores):
+    for a, b in zip(hold(sources, canvas=CANVAS, views=4, seed=1, workers=1), stores, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert np.array_equal(x, y)
+
+
 def test_views_follow_from_the_seed(sources, stores):
     again = hold(sources[1:2], canvas=CANVAS, views=4, seed=1)[0]
     other = hold(sources[1:2], canvas=CANVAS, views=4, seed=2)[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pmljax.cli import main
-from pmljax.config import ModelConfig
+from pmljax.config import NAMED, ModelConfig
 from pmljax.labels import encode_labels
 from pmljax.model import abstract
 from pmljax.recipes import RECIPES, recipe
@@ -81,7 +81,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     ("more", "word"),
     [
         ([], "no source of clips"),
-        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, base, paper"),
+        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, bundled, base, paper"),
         (["--davis", "nowhere"], "nowhere: no such folder"),
         (["--davis", "ROOT", "--split", "val"], "no such split"),
         (["--davis", "ROOT", "--weights", "1", "2"], "--weights 1.0 2.0: expected 1"),
@@ -89,7 +89,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
         (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
         (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
-        (["--davis", "ROOT", "--paste", "0.5"], "--paste 0.5: found no --resident"),
+        (["--davis", "ROOT", "--paste", "0.5"], "paste 0.5: found no --resident"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
     ],
 )
@@ -126,8 +126,11 @@ def test_changes_to_a_recipe(tmp_path):
 
 def test_recipes_have_what_the_method_says():
     assert recipe("small").model.name == "small" and recipe("small").loss == "soft"
-    base = recipe("base")
-    assert base.model.name == "base" and base.loss == "soft" and base.turns and base.augment.short_side == 240
+    bundled, base = recipe("bundled"), recipe("base")
+    assert (bundled.augment.crop, bundled.augment.paste, bundled.turns, bundled.steps) == (385, 0.5, True, 3674)
+    assert dataclasses.replace(bundled.model, dtype="float32") == recipe("small").model
+    assert base == dataclasses.replace(bundled, model=base.model, steps=40_000, batch=16)
+    assert base.model == dataclasses.replace(NAMED["base"], dtype="bfloat16")
     half_precision = 2 * sum(x.size for x in jax.tree.leaves(abstract(base.model).variables))
     assert 40e6 < half_precision < 60e6
     paper = recipe("paper")
