@@ -93,7 +93,7 @@ def list_stills(root: Path, split: str) -> list[tuple[Path, Path]]:
         raise InputError(f"{listed}: found an empty list; expected a name of a picture a line")
     pairs = []
     for name in names:
-        pictures = [root / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png")]
+        pictures = [root / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
         picture = next((p for p in pictures if p.is_file()), pictures[0])
         pairs.append((picture, root / "SegmentationObject" / f"{name}.png"))
         for path in pairs[-1]:
