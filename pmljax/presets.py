@@ -52,7 +52,10 @@ _MEMORY = Preset(
 PRESETS = {
     "plain": Preset(),
     "default": _MEMORY,
-    "best": replace(_MEMORY, adaptation=replace(_MEMORY.adaptation, window=9), solver=_SOLVER, flip=True),
+    # 640 lines: finer cells, of which more are as far.
+    "best": replace(
+        _MEMORY, adaptation=replace(_MEMORY.adaptation, window=12, reach=12), solver=_SOLVER, flip=True, size=640
+    ),
     "paper": Preset(majority=True, adaptation=Adaptation(frames=5, rule="unanimous"), solver=BilateralConfig()),
 }
 
@@ -67,7 +70,7 @@ def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    if config.depth and name != "paper":
-        preset = replace(preset, size=(480, 480))
+    if config.depth and name != "paper" and isinstance(preset.size, int):
+        preset = replace(preset, size=(preset.size, preset.size))
     mirrors = config.position in ("none", "zeros") and config.input_size is None
     return preset if mirrors else replace(preset, flip=False)

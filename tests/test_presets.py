@@ -11,9 +11,10 @@ from pmljax.presets import PRESETS, preset_of
 
 def test_presets_fit_the_network():
     small = NAMED["small"]
-    enlarged = {name: dataclasses.replace(p, size=(480, 480)) for name, p in PRESETS.items()} | {
+    enlarged = {name: dataclasses.replace(p, size=(p.size, p.size)) for name, p in PRESETS.items()} | {
         "paper": PRESETS["paper"]
     }
+    assert enlarged["default"].size == (480, 480) and enlarged["best"].size == (640, 640)
     assert all(preset_of(small, name) == enlarged[name] for name in PRESETS) and preset_of(small) == enlarged["default"]
     # Raw colours have no unit length, which temperatures and bounds are made for.
     color = NAMED["color"]
