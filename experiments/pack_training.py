@@ -1,7 +1,7 @@
 """Training data made small, for a machine at the end of a thin line: pictures as WebP, masks as they are.
 
     python -m experiments.pack_training --davis DAVIS --stills STILLS --out packed
-    pmljax train --recipe bundled --resident --workers 16 --davis packed/davis --stills packed/stills --out run
+    pmljax train --recipe small-gpu --resident --workers 16 --davis packed/davis --stills packed/stills --out run
 
 OUT/davis holds the sequences of `--split` (and the lists of all of them that are among those), of which only every
 `--every`-th frame by its number is taken; OUT/stills the pictures of every split. Files that are there already stay.

@@ -1,15 +1,20 @@
 """The weights that ship with the package: trained from random ones, packed into one file, scored for their card.
 
-    python -m experiments.train_bundled --davis DAVIS --stills STILLS --out bundled --score val          # on a GPU
+    python -m experiments.train_bundled --davis DAVIS --stills STILLS --first first --out bundled --score val
     python -m experiments.train_bundled --davis DAVIS --split fit --stills STILLS --out trial --score dev      # a trial
     python -m experiments.train_bundled --tiny --out tiny        # every stage on made clips, in two minutes
 
+The first of these made the released model, with `first` from `--split fit`, where its presets were chosen.
 Stages, each of which goes on where it was stopped:
-  train   `--recipe` (bundled; small: for two CPU cores, an hour and a half) on `--sources` in the shares of SHARES → OUT/train
+  first   recipe `small` on `--sources` in the shares of FIRST → OUT/first; `--first RUN` names one that there is
+  second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second;
+          `--second MODEL`, a run or a file of weights, stands for both
+  third   more of the second, on clips of its own → OUT/third; `--third RUN` stands for all of them, such as a run of
+          `pmljax train --recipe small-gpu --resident`
   pack    the parameters' average over time, in half precision → OUT/small.safetensors, and its SHA-256
   score   plain, default, best and paper presets on `--score` (looked at once per released model: trials are scored on dev),
           the default once more in single precision, and made clips of keys that no training saw → OUT/card.json, OUT/card.md
-OUT/stages.json holds each stage's seconds. What is not known goes to `pmljax train`: `--seed`, `--minutes`, `--init`.
+OUT/stages.json holds each stage's seconds. What is not known goes to each `pmljax train`: `--batch`, `--dtype`, `--device`.
 """
 
 from __future__ import annotations
@@ -36,7 +41,6 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.model import Model
 from pmljax.presets import PRESETS, preset_of
-from pmljax.recipes import recipe
 from pmljax.runlog import read_log
 from pmljax.segment import segment
 from pmljax.terminal import fail
@@ -44,24 +48,40 @@ from pmljax.weights import load
 from pmljax.weights.bundled import write
 from pmljax.weights.checkpoint import find, read_record
 
-SHARES = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}  # how often each source is drawn
-TINY = ["--batch", "2", "--crop", "97", "--steps", "4", "--dtype", "float32"]
+FIRST = {"davis": 1.0, "stills": 1.0}  # how often each source is drawn
+SECOND = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}
+STEPS = {"first": 4900, "second": 4000, "third": 5000}
+TINY = ["--batch", "2", "--crop", "97"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
 
-def train_arguments(args: argparse.Namespace) -> list[str]:
-    """What `pmljax train` is told."""
+def train_arguments(args: argparse.Namespace, weights: dict[str, float], out: Path, seed: int) -> list[str]:
+    """What `pmljax train` is told in every stage."""
     given = {"davis": args.davis, "stills": args.stills, "synthetic": True}
-    for name in args.sources:
+    # Of sources that the stage has; all made where it has none of those asked for, as with --tiny.
+    chosen = {name: weight for name, weight in weights.items() if name in args.sources} or {"synthetic": 1.0}
+    for name in chosen:
         if not given[name]:
             raise InputError(f"--{name}: not given; expected the folder, or --sources without {name}")
-    told = ["train", "--recipe", args.recipe, "--out", str(args.out / "train")]
-    told += ["--resident"] if recipe(args.recipe).augment.paste else []
-    told += ["--davis", str(args.davis), "--split", args.split] if "davis" in args.sources else []
-    told += ["--stills", str(args.stills)] if "stills" in args.sources else []
-    told += ["--synthetic"] if "synthetic" in args.sources else []
-    weights = [str(weight) for name, weight in SHARES.items() if name in args.sources]  # in the order of `pmljax train`
-    return [*told, "--weights", *weights, "--turns", "True", *args.more]
+    told = ["train", "--recipe", "small", "--out", str(out)]
+    told += ["--davis", str(args.davis), "--split", args.split] if "davis" in chosen else []
+    told += ["--stills", str(args.stills)] if "stills" in chosen else []
+    told += ["--synthetic"] if "synthetic" in chosen else []
+    return [*told, "--weights", *map(str, chosen.values()), "--seed", str(seed), *args.more]
+
+
+def stage_arguments(args: argparse.Namespace) -> dict[str, list[str]]:
+    """What `pmljax train` is told in each stage that is still to be trained. Each draws clips of its own: another seed."""
+    told, before = {}, args.second or args.first
+    for i, (stage, steps) in enumerate(STEPS.items()):
+        if (args.first and i < 1) or (args.second and i < 2) or args.third:
+            continue
+        out = args.out / stage
+        told[stage] = train_arguments(args, SECOND if i else FIRST, out, args.seed + i)
+        told[stage] += ["--steps", "4" if args.tiny else str(steps)]
+        told[stage] += ["--init", str(before), "--turns", "True"] if i else []
+        before = out
+    return told
 
 
 def pack(run: Path, out: Path) -> dict[str, Any]:
@@ -92,7 +112,7 @@ def score(args: argparse.Namespace, packed: Path) -> dict[str, Any]:
     if args.score is None:
         return card
     rows = [ablation.Row(name, model, preset_of(model.config, name)) for name in PRESETS]
-    rows.append(ablation.Row("default, float32", load(args.out / "train", dtype="float32"), preset_of(model.config)))
+    rows.append(ablation.Row("default, float32", load(args.third, dtype="float32"), preset_of(model.config)))
     year, names = davis.find_split(args.davis, args.score)
     records = ablation.run(args.out / args.score, args.davis, names, year, rows)
     write_file(args.out / "card.md", ablation.table(records, args.score).encode())
@@ -118,36 +138,41 @@ def timed(out: Path, stage: str, work: Callable[[], Any]) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="bundled", choices=("bundled", "small"))
     parser.add_argument("--davis", type=Path, help="a DAVIS root")
     parser.add_argument("--split", default="train", help="of it: what is trained on")
     parser.add_argument("--stills", type=Path, help="pictures with masks, in VOC's layout")
-    parser.add_argument("--sources", nargs="+", choices=tuple(SHARES), help="all by default; of --tiny: synthetic")
+    parser.add_argument("--sources", nargs="+", choices=tuple(SECOND), help="all by default; of --tiny: synthetic")
+    parser.add_argument("--first", type=Path, help="a run of the first stage to go on from, instead of training one")
+    parser.add_argument("--second", type=Path, help="a run or weights of the second stage to go on from")
+    parser.add_argument("--third", type=Path, help="a run to pack and score as it is")
     parser.add_argument("--score", help="a split of the DAVIS root to score; never one that was trained on")
+    parser.add_argument("--seed", type=int, default=0, help="of the first stage; each other takes the next")
     parser.add_argument("--tiny", action="store_true", help="every stage, a few steps each")
     parser.add_argument("--out", type=Path, required=True)
     args, args.more = parser.parse_known_args()
     args.more += TINY if args.tiny else []
-    args.sources = args.sources or (["synthetic"] if args.tiny else list(SHARES))
+    args.sources = args.sources or (["synthetic"] if args.tiny else list(SECOND))
     try:
         if args.score and args.davis is None:
             raise InputError("--score: found no --davis; expected the root that has the split")
-        told = train_arguments(args)
+        stages = stage_arguments(args)
         args.out.mkdir(parents=True, exist_ok=True)
-        if status := timed(args.out, "train", lambda: pmljax(told)):
-            return status
+        for stage, arguments in stages.items():
+            if status := timed(args.out, stage, lambda told=arguments: pmljax(told)):
+                return status
+        trained, args.third = [*stages] or ["third"], args.third or args.out / "third"
         packed = args.out / "small.safetensors"
-        record = timed(args.out, "pack", lambda: pack(args.out / "train", packed))
+        record = timed(args.out, "pack", lambda: pack(args.third, packed))
         card = timed(args.out, "score", lambda: score(args, packed))
     except InputError as error:
         return fail(str(error))
     record |= {
-        "recipe": read_record(find(args.out / "train"))["config"],
+        "recipes": {s: read_record(find(args.third if s == "third" else args.out / s))["config"] for s in trained},
         "stages": json.loads((args.out / "stages.json").read_text()),
         "scores": card,
     }
     write_file(args.out / "card.json", (json.dumps(record, indent=1) + "\n").encode())
-    print(json.dumps({k: v for k, v in record.items() if k != "recipe"}, indent=1))
+    print(json.dumps({k: v for k, v in record.items() if k != "recipes"}, indent=1))
     return 0
 
 

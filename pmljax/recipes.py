@@ -1,7 +1,7 @@
 """Recipes of training: what `pmljax train --recipe NAME` does.
 
 `small`: for two CPU cores, from random weights; 4,900 steps, an hour or so (experiments/README.md). Each value
-is part of that one recipe, only their whole was measured. `bundled`: the same network on a GPU, as it ships: larger crops of
+is part of that one recipe, only their whole was measured. `small-gpu`: the same network on a GPU: larger crops of
 sharper frames, of which half have an object of another clip before them; three minutes of an H200. `base`: that for a
 larger network; not trained yet. `paper`: the paper's training as far as it is known (docs/sources.md), for a GPU.
 """
@@ -33,7 +33,7 @@ _SMALL = TrainConfig(
     clip=1.0,
     average=0.998,
 )
-_BUNDLED = replace(
+_SMALL_GPU = replace(
     _SMALL,
     model=replace(NAMED["small"], dtype="bfloat16"),
     short_side=480,
@@ -45,8 +45,8 @@ _BUNDLED = replace(
 )
 RECIPES = {
     "small": _SMALL,
-    "bundled": _BUNDLED,
-    "base": replace(_BUNDLED, model=replace(NAMED["base"], dtype="bfloat16"), steps=40_000, batch=16),
+    "small-gpu": _SMALL_GPU,
+    "base": replace(_SMALL_GPU, model=replace(NAMED["base"], dtype="bfloat16"), steps=40_000, batch=16),
     "paper": TrainConfig(
         model=NAMED["paper"],
         short_side=480,

@@ -131,7 +131,7 @@ class Train:
     """The folder to write to."""
     clips: Annotated[Clips, arg(name="")] = Clips()
     recipe: str = "small"
-    """small: for two CPU cores, from random weights. bundled: the same network as it ships, for a GPU. base: a larger one.
+    """small: for two CPU cores, from random weights. small-gpu: the same network on a GPU. base: a larger one.
     paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None

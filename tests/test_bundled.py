@@ -43,21 +43,48 @@ def test_its_embeddings_are_finite_and_of_unit_length(made):
     assert np.abs(np.linalg.norm(found, axis=-1) - 1).max() < 1e-5
 
 
-def told(**changes):
-    names = {"recipe": "bundled", "davis": Path("D"), "stills": Path("S"), "split": "fit", "out": Path("O"), "more": []}
-    args = argparse.Namespace(**{"sources": ["davis", "stills", "synthetic"], **names} | changes)
-    return " ".join(train_bundled.train_arguments(args))
+def given(**changes):
+    names = {
+        "davis": Path("D"),
+        "stills": Path("S"),
+        "split": "fit",
+        "sources": ["davis", "stills", "synthetic"],
+        "more": [],
+    }
+    return argparse.Namespace(**names | changes)
 
 
-def test_what_the_training_is_told():
-    sources = "--davis D --split fit --stills S --synthetic --weights 1.0 1.0 0.25 --turns True"
-    assert told() == f"train --recipe bundled --out O/train --resident {sources}"
-    # Nothing is pasted there, so that clips may come from the disk.
-    assert told(recipe="small") == f"train --recipe small --out O/train {sources}"
-    some = told(sources=["synthetic", "stills"], more=["--batch", "2"])
-    assert some.endswith("--resident --stills S --synthetic --weights 1.0 0.25 --turns True --batch 2")
+def test_what_the_stages_are_told(tmp_path):
+    def told(weights, **changes):
+        return " ".join(train_bundled.train_arguments(given(**changes), weights, tmp_path, 1)).split(" --out ")[1]
+
+    first, second = train_bundled.FIRST, train_bundled.SECOND
+    assert told(first) == f"{tmp_path} --davis D --split fit --stills S --weights 1.0 1.0 --seed 1"
+    assert told(second).endswith("--stills S --synthetic --weights 1.0 1.0 0.25 --seed 1")
+    # As with --tiny: a stage that has none of the sources asked for is made of made clips.
+    assert (
+        told(first, sources=["synthetic"], more=["--batch", "2"])
+        == f"{tmp_path} --synthetic --weights 1.0 --seed 1 --batch 2"
+    )
     with pytest.raises(InputError, match="--stills: not given"):
-        told(stills=None)
+        told(second, stills=None)
+
+
+def test_which_stages_are_left(tmp_path):
+    def left(first=None, second=None, third=None):
+        args = given(first=first, second=second, third=third, out=tmp_path, seed=7, tiny=False)
+        return {k: " ".join(v) for k, v in train_bundled.stage_arguments(args).items()}
+
+    every = left()
+    assert list(every) == ["first", "second", "third"]
+    assert every["first"].endswith("--weights 1.0 1.0 --seed 7 --steps 4900")
+    for before, stage, seed in (("first", "second", 8), ("second", "third", 9)):
+        steps = train_bundled.STEPS[stage]
+        assert f"--seed {seed} --steps {steps} --init {tmp_path / before} --turns True" in every[stage]
+    assert list(left(first=Path("A"))) == ["second", "third"] and "--init A " in left(first=Path("A"))["second"]
+    for given_first in (None, Path("A")):
+        assert list(left(given_first, Path("B"))) == ["third"] and "--init B " in left(given_first, Path("B"))["third"]
+    assert not left(third=Path("C"))
 
 
 def test_seconds_add_up_over_runs(tmp_path):

@@ -81,7 +81,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     ("more", "word"),
     [
         ([], "no source of clips"),
-        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, bundled, base, paper"),
+        (["--recipe", "nope", "--davis", "ROOT"], "recipe nope: expected one of small, small-gpu, base, paper"),
         (["--davis", "nowhere"], "nowhere: no such folder"),
         (["--davis", "ROOT", "--split", "val"], "no such split"),
         (["--davis", "ROOT", "--weights", "1", "2"], "--weights 1.0 2.0: expected 1"),
@@ -126,10 +126,10 @@ def test_changes_to_a_recipe(tmp_path):
 
 def test_recipes_have_what_the_method_says():
     assert recipe("small").model.name == "small" and recipe("small").loss == "soft"
-    bundled, base = recipe("bundled"), recipe("base")
-    assert (bundled.augment.crop, bundled.augment.paste, bundled.turns, bundled.steps) == (385, 0.5, True, 3674)
-    assert dataclasses.replace(bundled.model, dtype="float32") == recipe("small").model
-    assert base == dataclasses.replace(bundled, model=base.model, steps=40_000, batch=16)
+    gpu, base = recipe("small-gpu"), recipe("base")
+    assert (gpu.augment.crop, gpu.augment.paste, gpu.turns, gpu.steps) == (385, 0.5, True, 3674)
+    assert dataclasses.replace(gpu.model, dtype="float32") == recipe("small").model
+    assert base == dataclasses.replace(gpu, model=base.model, steps=40_000, batch=16)
     assert base.model == dataclasses.replace(NAMED["base"], dtype="bfloat16")
     half_precision = 2 * sum(x.size for x in jax.tree.leaves(abstract(base.model).variables))
     assert 40e6 < half_precision < 60e6
