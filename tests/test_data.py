@@ -312,6 +312,29 @@ def test_paint():
     assert out[5, 5].tolist() == [96, 224, 96]
 
 
+def painted(frame, labels):
+    """Pixel by pixel."""
+    out = frame.copy()
+    for y, x in np.argwhere(labels > 0):
+        colour = palette()[labels[y, x]].astype(int)
+        beside = [(y + a, x + b) for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+        edge = any(
+            labels[p] != labels[y, x] for p in beside if 0 <= min(p) and p[0] < len(labels) and p[1] < len(labels[0])
+        )
+        out[y, x] = np.minimum(colour + 96, 255) if edge else frame[y, x] // 2 + colour // 2
+    return out
+
+
+def test_every_pixel_is_painted_alike(rng):
+    for size in [(1, 1), (1, 9), (17, 23), (24, 10)] * 8:
+        frame, labels = rng.integers(0, 256, (*size, 3)).astype(np.uint8), np.zeros(size, np.uint8)
+        for _ in range(rng.integers(4)):  # overlapping boxes, at the border too, or none
+            y, x = (rng.integers(n) for n in size)
+            labels[y : y + rng.integers(1, 9), x : x + rng.integers(1, 9)] = rng.integers(256)
+        before = frame.copy()
+        assert np.array_equal(paint(frame, labels), painted(frame, labels)) and np.array_equal(frame, before)
+
+
 @pytest.mark.parametrize("n", [1, 5, 12, 40, 700])
 def test_contact_sheet_is_even_for_any_length(n):
     sheet = ContactSheet()

@@ -16,12 +16,21 @@ WIDTH = 320  # pixels of each of its pictures
 
 def paint(frame: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """`labels` over `frame`: each object half in its colour of the palette, with a bright outline."""
-    colours = palette()[labels]
-    out = np.where((labels > 0)[..., None], frame // 2 + colours // 2, frame)
+    out, there = frame.copy(), labels > 0
+    rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return out
+    # Only where objects are, which is mostly a small part; a pixel more around it, for what lies beside them.
+    (top, bottom), (left, right) = ((max(n[0] - 1, 0), n[-1] + 2) for n in (rows, columns))
+    labels, there = (x[top:bottom, left:right] for x in (labels, there))
+    part, colours = out[top:bottom, left:right], palette()[labels]
     around = np.pad(labels, 1, "edge")
     beside = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
-    edge = (labels > 0) & np.logical_or.reduce([labels != b for b in beside])
-    return np.where(edge[..., None], np.minimum(colours.astype(int) + 96, 255), out).astype(np.uint8)
+    edge = there & np.logical_or.reduce([labels != b for b in beside])
+    bright = np.minimum(colours, 255 - 96) + np.uint8(96)
+    np.copyto(part, part // 2 + colours // 2, where=there[..., None])
+    np.copyto(part, bright, where=edge[..., None])
+    return out
 
 
 class ContactSheet:
