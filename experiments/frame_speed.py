@@ -22,7 +22,7 @@ from pmljax.data.images import read_image
 from pmljax.device import Device, keep_memory, use_device
 from pmljax.files import write_file
 from pmljax.model import at_stride, embed
-from pmljax.presets import PRESETS
+from pmljax.presets import preset_of
 from pmljax.segment import label_embedding, segment_frame, start, step
 from pmljax.weights import load
 
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     frame = read_image(config.frame) if config.frame else noise()
     calls: dict[str, Callable[[], object]] = {}
     for name in config.presets:
-        preset = PRESETS[name]
+        preset = preset_of(model.config, name)
         fine = at_stride(model, preset.stride)
         one = jax.jit(lambda m, f, p=preset: embed(m, f[None], np.zeros(1, np.float32), p.size, flip=p.flip)[0])
         embedding = one(fine, frame)

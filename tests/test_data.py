@@ -319,7 +319,7 @@ def painted(frame, labels):
         colour = palette()[labels[y, x]].astype(int)
         beside = [(y + a, x + b) for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))]
         edge = any(
-            labels[p] != labels[y, x] for p in beside if 0 <= min(p) and p[0] < len(labels) and p[1] < len(labels[0])
+            labels[p] != labels[y, x] for p in beside if min(p) >= 0 and p[0] < len(labels) and p[1] < len(labels[0])
         )
         out[y, x] = np.minimum(colour + 96, 255) if edge else frame[y, x] // 2 + colour // 2
     return out
