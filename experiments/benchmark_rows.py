@@ -247,6 +247,7 @@ def solver(s: Setting) -> Iterator[Row]:
 
 def frame_operations(config: ModelConfig, size: tuple[int, int], preset: Preset) -> int:
     """Of a frame's network and of its distances: to one marked frame, and in the window of each remembered one."""
+    size = config.seen(size, preset.size)
     y, x = config.grid(size)
     window = y * x if preset.adaptation.window is None else min((2 * preset.adaptation.window + 1) ** 2, y * x)
     compared = y * x + preset.adaptation.frames * window

@@ -4,7 +4,7 @@
     pmljax train --recipe small-gpu --resident --workers 16 --davis packed/davis --stills packed/stills --out run
 
 OUT/davis holds the sequences of `--split` (and the lists of all of them that are among those), of which only every
-`--every`-th frame by its number is taken; OUT/stills the pictures of every split. Files that are there already stay.
+`--every`-th frame by its number is taken; OUT/stills the pictures of every split. Pictures that are there already stay.
 """
 
 from __future__ import annotations
@@ -50,9 +50,14 @@ def davis_files(root: Path, split: str, every: int, out: Path) -> list[tuple[Pat
             if frame_number(picture.stem, 0) % every == 0:
                 copy(mask, out / "Annotations/480p" / name)
                 pictures.append((picture, out / "JPEGImages/480p" / name))
-    for listed in sorted((root / f"ImageSets/{year}").glob("*.txt")):
-        if set(listed.read_text().split()) <= set(names):
-            copy(listed, out / f"ImageSets/{year}")
+    lists = {split: names} | {
+        listed.stem: own
+        for listed in sorted((root / f"ImageSets/{year}").glob("*.txt"))
+        if set(own := listed.read_text().split()) <= set(names)
+    }
+    (out / f"ImageSets/{year}").mkdir(parents=True, exist_ok=True)
+    for name, own in lists.items():
+        write_file(out / f"ImageSets/{year}/{name}.txt", ("\n".join(own) + "\n").encode())
     return pictures
 
 

@@ -87,7 +87,9 @@ def stage_arguments(args: argparse.Namespace) -> dict[str, list[str]]:
 def pack(run: Path, out: Path) -> dict[str, Any]:
     """Write the run's model to `out`, to be computed in single precision, with the commit that it was begun at; its size and
     SHA-256."""
-    begun = next(line["run"] for line in read_log(run / "log.jsonl") if "run" in line)
+    begun = next((line["run"] for line in read_log(run / "log.jsonl") if "run" in line), None)
+    if begun is None:
+        raise InputError(f"{run}: found no log of a run; expected the folder of one")
     write(out, load(run, dtype="float32"), begun["commit"] or "")
     data = out.read_bytes()
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

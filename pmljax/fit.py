@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from pmljax.errors import InputError
 from pmljax.model import Model
@@ -88,7 +89,8 @@ def fit(
         begin, state = 0, replicate(state)
         if seconds is not None:
             left = seconds + started - time.monotonic()
-            config = dataclasses.replace(config, steps=_affordable(step, state, batches(0), key, left))
+            with _advice(config):
+                config = dataclasses.replace(config, steps=_affordable(step, state, batches(0), key, left))
         checkpoint.save(folder, 0, config, state, evaluated(config, state))
     else:
         before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
@@ -104,8 +106,8 @@ def fit(
             opened.callback(log.close)
         if seconds is not None:
             report(begin, {"steps": float(config.steps)})
-            if log:
-                log.write(begin, {"steps": float(config.steps)})
+            if log and not begin:
+                log.write(0, {"steps": float(config.steps)})
         devices = jax.local_device_count()
         stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
         batch = next(stream)
@@ -155,7 +157,8 @@ def _affordable(step: Any, state: TrainState, stream: Iterator[Any], key: Any, s
         jax.block_until_ready(metrics)
         times.append(time.monotonic())
     pace = (times[-1] - times[TRIED // 3]) / (TRIED - TRIED // 3 - 1)
-    return max(int((begin + seconds - times[-1]) / pace), 1)
+    found = max(int((begin + seconds - times[-1]) / pace), 1)
+    return int(multihost_utils.broadcast_one_to_all(np.int32(found)))  # the first host's clock is everybody's
 
 
 def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:

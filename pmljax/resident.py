@@ -1,8 +1,9 @@
 """Clips from pictures that lie on the device: every source is read once, then compiled calls draw from it.
 
 For accelerators, whose steps take less than reading their clips does. Every clip of a source is three frames of one of its
-reels: a video's annotated frames, a picture's moved views (as many as are asked for: here they are made once, `batches`
-makes new ones for every clip), a made clip. Clip n follows from the key and n alone, as it does there, but is another.
+reels: a video's annotated frames, a picture's moved views, a made clip. `batches` moves a picture anew for every clip; here
+there are as many views as are asked for, and its parts are one object in all of its clips or in none. Clip n follows from the
+key and n alone, as it does there, but is another.
 Axes: `s` source, `r` reel, `n` frame of a source, `h w` canvas, `t` frame of a clip, `b` clip.
 """
 
@@ -29,8 +30,8 @@ from pmljax.sampling import Clip, paste
 class Store(NamedTuple):
     """A source on the device.
 
-    pixels: red, green, blue and label of a pixel, from the lowest byte up: a fourth of the elements, and so no index of
-    them beyond 32 bits.  numbers: the frames' own.  extent: (h, w) of their content, at the top left.  first, count: the
+    pixels: red, green, blue and label of a pixel, from the lowest byte up: a fourth of the elements that an
+    index has to count.  numbers: the frames' own.  extent: (h, w) of their content, at the top left.  first, count: the
     frames of each reel.
     """
 
@@ -68,7 +69,11 @@ def hold(
             processes = opened.enter_context(ProcessPoolExecutor(workers, context))
         # What lies in memory already need not travel there and back.
         pools = [threads if isinstance(r.source, SyntheticSource) else processes for r in readers]
-        return tuple(_store(list(pool.map(r, range(r.source.reels)))) for pool, r in zip(pools, readers, strict=True))
+        stores = tuple(_store(list(pool.map(r, range(r.source.reels)))) for pool, r in zip(pools, readers, strict=True))
+    for source, store in zip(sources, stores, strict=True):
+        if store.count.min() < frames:
+            raise InputError(f"{source}: found {store.count.min()} frames of a video; expected the {frames} of a clip")
+    return stores
 
 
 class _Reader(NamedTuple):

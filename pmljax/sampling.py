@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8, UInt32
 
+from pmljax.errors import InputError
 from pmljax.labels import VOID
 
-PASTED = 254  # the label of a pasted object; no source has it
+PASTED = 254  # the label of a pasted object
 SHARE = (0.002, 0.3)  # of the picture that a pasted object covers where it comes from
 SIZE = (0.6, 1.5)  # factor of its size, beside that of the two pictures' short sides
 
@@ -79,6 +80,10 @@ class Augment:
     """Largest offset added to the frames' numbers, one for the clip."""
     paste: float = 0.0
     """How often an object of another clip lies before a clip's frames (`paste`); drawn by `resident`."""
+
+    def __post_init__(self):
+        if not 0 <= self.paste <= 1:
+            raise InputError(f"paste {self.paste}: expected 0…1")
 
 
 def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
@@ -211,7 +216,7 @@ def paste(key: PRNGKeyArray, clip: Clip, other: Clip) -> Clip:
 
 
 def _every_fourth(few: Array) -> list[Array]:
-    return [4 * jnp.arange(n, dtype=jnp.float32) + 1.5 for n in few.shape]
+    return [4 * jnp.arange(n, dtype=jnp.float32) for n in few.shape]
 
 
 # The grid

@@ -35,7 +35,7 @@ class Computing:
     """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
     size: str | None = None
     """Short side of the frames inside; labels come back at full size. A number: smaller ones are enlarged to it, at most
-    twice. `full`: as they are. By default 480, smaller ones enlarged but for --paper and color."""
+    twice. `full`: as they are. By default 480, with --best 640; smaller ones are enlarged but for --paper and color."""
     seed: int = 0
     """Of the weights of random:NAME."""
 
@@ -192,6 +192,10 @@ class Embed:
         from pmljax.embedded import embed_video
         from pmljax.files import default_cache
 
+        if self.computing.best or self.computing.paper:
+            raise InputError(
+                "--best and --paper do not go with embed: clicks and scribbles search what the default embeds"
+            )
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         model, preset = self.computing.prepare()
         begin = time.monotonic()

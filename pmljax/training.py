@@ -92,7 +92,7 @@ class Changes:
     crop: int | None = None
     """Side of the crops, in pixels."""
     short_side: int | None = None
-    """Frames with a longer short side are scaled down to it when they are read; crops of small and base keep their scale."""
+    """Frames with a longer short side are scaled down to it when they are read; crops of all but paper keep their scale."""
     scale: tuple[float, float] | None = None
     """Smallest and largest factor of a crop's scale."""
     zoom: float | None = None
@@ -131,8 +131,8 @@ class Train:
     """The folder to write to."""
     clips: Annotated[Clips, arg(name="")] = Clips()
     recipe: str = "small"
-    """small: for two CPU cores, from random weights. small-gpu: the same network on a GPU. base: a larger one.
-    paper: the paper's, as far as it is known."""
+    """small: for two CPU cores, from random weights. small-gpu: the same network on a GPU, with pasted objects, which need
+    --resident. base: a larger one, likewise. paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None
     """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""
@@ -147,10 +147,10 @@ class Train:
     workers: int = 0
     """Processes that read clips; 0: threads of this one."""
     threads: int = 2
-    """Threads that read clips, in each process."""
+    """Threads that read clips, in each process; without --resident."""
     minutes: float | None = None
-    """How long the command may take, with reading and compiling, in place of a number of steps: that follows from the pace
-    of the first ones."""
+    """How long the command may take, with reading and compiling, in place of --steps: their number follows from the pace of
+    the first ones, without what checkpoints and validations take. A run that goes on keeps its number."""
     resident: bool = False
     """Read the sources once and keep them in the device's memory, four bytes a pixel: for an accelerator that is faster
     than the reading of clips."""
@@ -175,8 +175,14 @@ class Train:
         config = self._config(words)
         if config.augment.paste and not self.resident:
             raise InputError(
-                f"paste {config.augment.paste}: found no --resident, which draws what is pasted; expected both, or --paste 0"
+                f"recipe {self.recipe}, paste {config.augment.paste}: found no --resident, which draws what is pasted; expected"
+                " both, or --paste 0"
             )
+        if self.minutes is not None and (self.minutes <= 0 or self.changes.steps is not None):
+            given = f"--minutes {self.minutes}" + (
+                "" if self.changes.steps is None else f" --steps {self.changes.steps}"
+            )
+            raise InputError(f"{given}: expected one of them, and more than 0")
         batches, describe = (self._resident if self.resident else self._read)(config, sources, weights)
         validate = None
         if self.validate:
@@ -233,7 +239,14 @@ class Train:
 
         from pmljax.resident import hold, resident_batches
 
-        stores = hold(sources, canvas=config.canvas, short_side=config.short_side, views=self.views, seed=config.seed)
+        stores = hold(
+            sources,
+            canvas=config.canvas,
+            short_side=config.short_side,
+            views=self.views,
+            seed=config.seed,
+            workers=self.workers,
+        )
 
         def from_step(step: int) -> Iterator[Any]:
             return resident_batches(
@@ -248,7 +261,7 @@ class Train:
                 pasted=config.augment.paste,
             )
 
-        return from_step, str
+        return from_step, lambda number: "drawn on the device"
 
     def _config(self, words: str) -> Any:
         from pmljax.recipes import recipe

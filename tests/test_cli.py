@@ -422,6 +422,12 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
     assert not (tmp_path / "no").exists()
 
 
+def test_what_is_embedded_is_what_clicks_search(made, tmp_path, capsys):
+    for more in ("--best", "--paper"):
+        status, _, err = run("embed", made.folder, *COLOR, more, capsys=capsys)
+        assert status == 2 and "do not go with embed" in err and err.count("\n") == 1
+
+
 def test_evaluate_then_score(root, tmp_path, capsys):
     status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "two_1" in out and "Global" in out and "16 frames computed" in out

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,16 +102,33 @@ def killed_and_resumed(run, waits):
 
 
 def test_a_run_of_so_many_seconds(tmp_path):
-    """The pace says how many steps; the run is that of so many steps, to the bit, and goes on as such."""
-    every = Every(log=10**6, save=10**6)
-    train(tmp_path / "timed", seconds=4.0, every=every)
+    """The pace says how many steps; the run is that of so many steps, to the bit, also where it was stopped."""
+
+    def slow(pause):
+        def batches(start):
+            for batch in numbers()(start):
+                time.sleep(pause)
+                yield batch
+
+        return batches
+
+    def train(run, config=CONFIG, pause=0.0, **options):
+        every = Every(log=50, save=50)
+        return fit(run, config, slow(pause), objective=objective, variables=variables(), every=every, **options)
+
+    begin = time.monotonic()
+    train(tmp_path / "timed", pause=0.02, seconds=7.0)
+    assert 4 < time.monotonic() - begin < 14
     steps = checkpoint.read_record(checkpoint.find(tmp_path / "timed"))["config"]["steps"]
+    assert 50 < steps < 350  # of 20 ms or more
     lines = [line for line in read_log(tmp_path / "timed/log.jsonl") if "step" in line]
-    assert steps > 30 and lines[0] == {"step": 0, "steps": steps} and lines[-1]["step"] == steps
-    train(tmp_path / "counted", dataclasses.replace(CONFIG, steps=steps), every=every)
+    assert lines[0] == {"step": 0, "steps": steps} and lines[-1]["step"] == steps
+    train(tmp_path / "counted", dataclasses.replace(CONFIG, steps=steps))
     assert state_bytes(tmp_path / "timed", steps) == state_bytes(tmp_path / "counted", steps)
-    train(tmp_path / "timed", seconds=4.0, every=every)
-    assert read_log(tmp_path / "timed/log.jsonl")[-1]["step"] == steps
+    shutil.rmtree(tmp_path / f"timed/checkpoints/{steps}")
+    train(tmp_path / "timed", seconds=0.1)
+    assert state_bytes(tmp_path / "timed", steps) == state_bytes(tmp_path / "counted", steps)
+    assert sum("steps" in line for line in read_log(tmp_path / "timed/log.jsonl")) == 1
 
 
 @pytest.mark.parametrize("waits", [(1, 2), pytest.param(tuple(np.linspace(0.2, 3, 12)), marks=pytest.mark.slow)])

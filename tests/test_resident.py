@@ -101,6 +101,8 @@ def test_views_follow_from_the_seed(sources, stores):
 def test_bad_input(sources, stores):
     with pytest.raises(InputError, match="views 2"):
         hold(sources, canvas=CANVAS, views=2)
+    with pytest.raises(InputError, match="found 3 frames of a video; expected the 4"):
+        hold(sources, canvas=CANVAS, views=4, frames=4)
     with pytest.raises(InputError, match="batch 3"):
         next(resident_batches(stores, [1, 1, 1], batch=3, hosts=2, canvas=CANVAS, seed=0))
 
@@ -136,7 +138,7 @@ def test_a_pasted_object_is_the_other_s():
         box(at=(30, 10 + 10 * t), size=(15, 20), value=3) + box(at=(0, 0), size=(24, 90), value=1) for t in range(3)
     ]
     over = clip_of(labels, 200)
-    areas, sides = [], set()
+    areas, sides, whole = [], set(), 0
     for seed in range(12):
         found = jax.tree.map(np.asarray, run(jax.random.key(seed), under, over))
         before = found.labels == PASTED
@@ -157,8 +159,11 @@ def test_a_pasted_object_is_the_other_s():
             assert slope[0] == pytest.approx(abs(slope[1]), rel=0.1)
             assert SIZE[0] * 0.85 < 1 / slope[0] * 60 / 50 < SIZE[1] * 1.15  # beside that of the short sides
             sides.add(np.sign(slope[1]))
+            if min(y) > 0 and max(y) < 49 and min(x) > 0 and max(x) < 79:  # all of it, where no edge cuts it
+                whole += 1
+                assert len(y) == pytest.approx(len(own) / slope[0] ** 2, rel=0.2)
         areas.append(before[0].sum())
-    assert max(areas) > 100 and sides == {-1, 1}
+    assert max(areas) > 100 and sides == {-1, 1} and whole > 3
 
 
 def test_nothing_is_pasted_where_nothing_fits():

@@ -296,9 +296,15 @@ def test_the_second_step_compiles_nothing():
     config = TrainConfig(GROUP, batch=4)
     step, state = spread(config, counting), replicate(create_state(config, VARIABLES))
     batch = split(plain_batch(((1.0, 2.0),) * 4), 4)
-    for _ in range(3):
-        state, _ = step(state, batch, jax.random.key(0))
+    rates = []
+    for steps in (100, 100, 1000):  # nor does another number of steps
+        state, metrics = step(state, batch, jax.random.key(0), steps)
+        rates.append(float(metrics["rate"]))
     assert len(traced) == 1
+    assert rates == pytest.approx(
+        [float(learning_rate(config, jnp.int32(i), n)) for i, n in ((0, 100), (1, 100), (2, 1000))]
+    )
+    assert rates[1] < rates[2] < rates[0]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import pytest
 
 from pmljax.cli import main
 from pmljax.config import NAMED, ModelConfig
+from pmljax.errors import InputError
 from pmljax.labels import encode_labels
 from pmljax.model import abstract
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
-from pmljax.training import Changes, Train
+from pmljax.training import Changes, Clips, Train
 from pmljax.weights import load
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -89,7 +90,11 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
         (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
         (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
-        (["--davis", "ROOT", "--paste", "0.5"], "paste 0.5: found no --resident"),
+        (["--davis", "ROOT", "--paste", "0.5"], "recipe small, paste 0.5: found no --resident"),
+        (["--davis", "ROOT", "--recipe", "base"], "recipe base, paste 0.5: found no --resident"),
+        (["--davis", "ROOT", "--paste", "1.5", "--resident"], "paste 1.5: expected 0…1"),
+        (["--davis", "ROOT", "--minutes", "0"], "--minutes 0.0: expected"),
+        (["--davis", "ROOT", "--minutes", "1", "--steps", "5"], "--minutes 1.0 --steps 5: expected one of them"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
     ],
 )
@@ -98,6 +103,16 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert main(["train", "--out", str(out), *(x.replace("ROOT", str(root)) for x in more)]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_processes_read_what_is_resident(root, tmp_path, monkeypatch):
+    def asked(sources, **options):
+        raise InputError(f"asked for {options['workers']} processes and {options['views']} views")
+
+    monkeypatch.setattr("pmljax.resident.hold", asked)
+    run = Train(tmp_path, Clips(davis=root), resident=True, workers=3, views=5)
+    with pytest.raises(InputError, match="asked for 3 processes and 5 views"):
+        run.run()
 
 
 def test_a_run_from_the_devices_memory(root, tmp_path, monkeypatch, capsys):
