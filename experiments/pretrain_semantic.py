@@ -24,7 +24,8 @@ import numpy as np
 import tyro
 
 from pmljax.config import NAMED, ModelConfig
-from pmljax.data.batches import Cache, Clips, batches
+from pmljax.data.batches import Clips, batches
+from pmljax.data.clip_sources import Cache
 from pmljax.data.overlay import paint
 from pmljax.data.semantic import CocoPictures, Pictures, VocPictures
 from pmljax.device import Device, use_device

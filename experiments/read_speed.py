@@ -15,7 +15,8 @@ from pathlib import Path
 import tyro
 
 from pmljax.data import davis
-from pmljax.data.batches import Cache, Clips, Source, VideoSource, batches
+from pmljax.data.batches import Clips, batches
+from pmljax.data.clip_sources import Cache, Source, VideoSource
 from pmljax.data.stills import StillSource
 from pmljax.data.tfds import tfds_source
 from pmljax.errors import InputError

@@ -22,7 +22,8 @@ import numpy as np
 import pmljax
 from pmljax import metrics
 from pmljax.config import ModelConfig
-from pmljax.data.batches import Clips, SyntheticSource, batches
+from pmljax.data.batches import Clips, batches
+from pmljax.data.clip_sources import SyntheticSource
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.synthetic import clip
 from pmljax.files import write_file

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from pmljax.data.batches import LENGTH, RawClip, Source, SyntheticSource, scale_down
+from pmljax.data.batches import LENGTH
+from pmljax.data.clip_sources import RawClip, ReelSource, SyntheticSource, scale_down
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 from pmljax.sampling import Clip, paste
@@ -43,7 +44,7 @@ class Store(NamedTuple):
 
 
 def hold(
-    sources: Sequence[Source],
+    sources: Sequence[ReelSource],
     *,
     canvas: tuple[int, int],
     short_side: int | None = None,

@@ -44,22 +44,24 @@ class Clips:
 
     def sources(self, seed: int) -> tuple[list[Any], list[float], str]:
         """(sources, weights, what they are in words)."""
-        from pmljax.data import batches, davis, youtube_vos
+        from pmljax.data import clip_sources, davis, youtube_vos
         from pmljax.data.stills import StillSource
         from pmljax.data.tfds import tfds_source
 
         found: list[tuple[str, Any]] = []
-        cache = batches.Cache()
+        cache = clip_sources.Cache()
         if self.davis:
             year, names = davis.find_split(self.davis, self.split, self.year)
             sequences = [davis.open_sequence(self.davis, name) for name in names]
-            found.append((f"davis {year} {self.split} ({len(names)})", batches.VideoSource(sequences, "davis", cache)))
+            found.append(
+                (f"davis {year} {self.split} ({len(names)})", clip_sources.VideoSource(sequences, "davis", cache))
+            )
         if self.youtube_vos:
             names = youtube_vos.list_videos(self.youtube_vos)
             videos = [youtube_vos.open_video(self.youtube_vos, name) for name in names]
-            kept, short = batches.long_enough(videos)
+            kept, short = clip_sources.long_enough(videos)
             words = f"youtube-vos ({len(kept)}, {short} with fewer than 3 annotated frames left out)"
-            found.append((words, batches.VideoSource(kept, "youtube-vos", cache)))
+            found.append((words, clip_sources.VideoSource(kept, "youtube-vos", cache)))
         if self.stills:
             # Of pictures with background, half with all their parts as one object: parts, or the whole.
             stills = StillSource(self.stills, self.stills_split, merge=0.5, cache=cache)
@@ -67,7 +69,7 @@ class Clips:
         if self.tfds:
             found.append(("tfds davis/480p train", tfds_source(self.tfds, "train", cache=cache)))
         if self.synthetic:
-            found.append(("synthetic", batches.SyntheticSource(seed)))
+            found.append(("synthetic", clip_sources.SyntheticSource(seed)))
         if not found:
             raise InputError(
                 "found no source of clips; expected --davis, --youtube-vos, --stills, --tfds or --synthetic"

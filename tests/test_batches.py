@@ -11,15 +11,8 @@ import pytest
 from PIL import Image
 
 from pmljax.data import davis, stills
-from pmljax.data.batches import (
-    Cache,
-    Clips,
-    SyntheticSource,
-    VideoSource,
-    batches,
-    long_enough,
-    scale_down,
-)
+from pmljax.data.batches import Clips, batches
+from pmljax.data.clip_sources import Cache, SyntheticSource, VideoSource, long_enough, scale_down
 from pmljax.data.stills import Motion, StillSource, make_views
 from pmljax.data.tfds import tfds_source
 from pmljax.errors import InputError

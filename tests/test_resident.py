@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmljax.data.batches import SyntheticSource, VideoSource
+from pmljax.data.clip_sources import SyntheticSource, VideoSource
 from pmljax.data.stills import StillSource
 from pmljax.errors import InputError
 from pmljax.labels import VOID

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pmljax.config import NAMED, ModelConfig
-from pmljax.data.batches import Cache, Clips, batches
+from pmljax.data.batches import Clips, batches
+from pmljax.data.clip_sources import Cache
 from pmljax.data.semantic import (
     CocoPictures,
     VocPictures,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from pmljax.data.batches import Cache, RawClip, hold_pair
+from pmljax.data.clip_sources import Cache, RawClip, hold_pair
 from pmljax.data.images import read_image
 from pmljax.errors import InputError
 from pmljax.labels import VOID, refuse_deep_png

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from pmljax.data.batches import Cache, RawClip, read_pair
+from pmljax.data.clip_sources import Cache, RawClip, read_pair
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pmljax.data.batches import Cache, RawClip, hold_pair
+from pmljax.data.clip_sources import Cache, RawClip, hold_pair
 from pmljax.errors import InputError
 from pmljax.labels import VOID, check_labels
 
