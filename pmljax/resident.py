@@ -95,8 +95,8 @@ def _store(reels: list[tuple[list[np.ndarray], list[float]]]) -> Store:
     pictures = [picture for found, _ in reels for picture in found]
     extent = np.array([picture.shape for picture in pictures], np.int32)
     pixels = np.full((len(pictures), *extent.max(0)), VOID << 24, np.uint32)  # black and void beyond the content
-    for place, picture in zip(pixels, pictures, strict=True):
-        place[: picture.shape[0], : picture.shape[1]] = picture
+    for i, picture in enumerate(pictures):
+        pixels[i, : picture.shape[0], : picture.shape[1]] = picture
     count = np.array([len(found) for found, _ in reels], np.int32)
     numbers = np.array([n for _, found in reels for n in found], np.float32)
     return Store(*map(jnp.asarray, (pixels, numbers, extent, np.cumsum(count, dtype=np.int32) - count, count)))

@@ -206,7 +206,7 @@ def paste(key: PRNGKeyArray, clip: Clip, other: Clip) -> Clip:
     stride = jnp.stack([jnp.ones(()), mirrored]) / size
     place = jax.random.uniform(keys[3], (2,)) * clip.extent.astype(jnp.float32)
     begin = jnp.stack(middle) - place * stride
-    given = (begin, stride, other.extent, clip.labels.shape[1:])
+    given = (begin, stride, other.extent, (clip.labels.shape[1], clip.labels.shape[2]))
     pictures = jax.vmap(lambda x: _crop(x, *given))(other.frames)
     labels = jax.vmap(lambda x: _crop_labels(x, *given))(other.labels)
     rows, columns = (jnp.arange(n, dtype=jnp.int32) < m for n, m in zip(labels.shape[1:], clip.extent, strict=True))

@@ -205,7 +205,7 @@ class Train:
                 report=report,
             )
         last = read_last(self.out)
-        steps = int(last.get("steps", config.steps))
+        steps = int(last.get("steps") or config.steps)
         text = f"{steps} steps on {words}; in {self.out}\n" + ", ".join(f"{k} {v:.4g}" for k, v in last.items())
         show({"out": str(self.out), "data": words, **last} if self.json else text)
 
