@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from pmljax.data.batches import LENGTH
+from pmljax.data.batches import LENGTH, check_share
 from pmljax.data.clip_sources import RawClip, ReelSource, SyntheticSource, scale_down
 from pmljax.errors import InputError
 from pmljax.labels import VOID
@@ -187,9 +187,7 @@ def resident_batches(
     pasted: float = 0.0,
 ) -> Iterator[Clip]:
     """This host's part `[batch / hosts, …]` of the batches from number `start` on, without end, on the device."""
-    if batch < 1 or batch % hosts or not 0 <= host < hosts or not 0 <= start < LENGTH // batch:
-        given = f"batch {batch}, start {start}, host {host} of {hosts}"
-        raise InputError(f"found {given}; expected a batch that is a multiple of the hosts, and none below 0")
+    check_share(batch, start, host, hosts)
     local, key = batch // hosts, jax.random.fold_in(jax.random.key(seed), LENGTH - 1)
     shares = jnp.asarray(np.array(weights, np.float32) / sum(weights))
     for n in range(start, LENGTH // batch):

@@ -317,13 +317,8 @@ def train_step(
     finite = jnp.isfinite(each).all() & jnp.isfinite(norm)
     # A branch: chosen number by number, all parameters and moments would be read and written once more.
     kept_state = jax.lax.cond(finite, lambda: _updated(config, state, gradient, stats, steps), lambda: state)
-    metrics = {
-        "loss": each.mean(),
-        "norm": norm,
-        "rate": learning_rate(config, state.step, steps),
-        "each": each,
-        **shares,
-    }
+    rate = learning_rate(config, state.step, steps)
+    metrics = {"loss": each.mean(), "norm": norm, "rate": rate, "each": each, **shares}
     return dataclasses.replace(kept_state, step=state.step + 1), metrics
 
 

@@ -126,6 +126,13 @@ class _Share:
         return self.clips[(self.start + step) * self.batch + self.host * self.local + place]
 
 
+def check_share(batch: int, start: int, host: int, hosts: int) -> None:
+    """InputError for a part of batches that there is not."""
+    if batch < 1 or batch % hosts or not 0 <= host < hosts or not 0 <= start < LENGTH // batch:
+        given = f"batch {batch}, start {start}, host {host} of {hosts}"
+        raise InputError(f"found {given}; expected a batch that is a multiple of the hosts, and none below 0")
+
+
 def batches(
     clips: Clips,
     *,
@@ -146,9 +153,7 @@ def batches(
         import grain.python as grain
     except ImportError:
         raise InputError("reading training clips needs Grain; pip install 'pmljax[train]'") from None
-    if batch < 1 or batch % hosts or not 0 <= host < hosts or not 0 <= start < LENGTH // batch:
-        given = f"batch {batch}, start {start}, host {host} of {hosts}"
-        raise InputError(f"found {given}; expected a batch that is a multiple of the hosts, and none below 0")
+    check_share(batch, start, host, hosts)
     share = _Share(clips, batch, start, host, hosts)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
     data = grain.MapDataset.source(share).batch(share.local, drop_remainder=True).to_iter_dataset(ahead)
