@@ -2,6 +2,8 @@
 
     python -m experiments.benchmark --out benchmark                                # everything
     python -m experiments.benchmark --out benchmark --rows retrieval solver        # some groups; the others stay
+    python -m experiments.benchmark --out gpu --rows embedding retrieval frame \
+        --only "101.*batch 8.*bf|D 128, k 5|101.*bf"                                # four of them: a GPU's bars, in minutes
     python -m experiments.benchmark --quick                                        # sizes that measure nothing: does it run?
 
 Prints one Markdown table; OUT gets benchmark.json (every row), table.md and growth.png (needs matplotlib). Stopped, the same
@@ -23,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -44,6 +47,8 @@ class Config:
     """The folder to write to and to go on from; none by default."""
     rows: tuple[Group, ...] = get_args(Group)
     """Groups of rows."""
+    only: str = ""
+    """A regular expression: of embedding, retrieval, solver, frame and step, rows in whose name and precision it is found."""
     quick: bool = False
     """Small sizes and a toy network: seconds, and no numbers that mean anything."""
     heavy: bool = False
@@ -113,7 +118,7 @@ def settings(config: Config) -> dict[str, Any]:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16]
 
-    given = {name: getattr(config, name) for name in ("quick", "heavy", "rounds", "model", "device")}
+    given = {name: getattr(config, name) for name in ("quick", "heavy", "rounds", "model", "only", "device")}
     return given | {name: digest(getattr(config, name)) for name in ("frame", "video", "mask")}
 
 
@@ -171,7 +176,7 @@ def measure(config: Config, record: dict[str, Any], here: dict[str, Any]) -> Non
     limits = measure_limits(products, quick=config.quick)
     frame = read_image(config.frame) if config.frame else picture()
     frame = frame[:96, :160] if config.quick else frame
-    names = ("quick", "heavy", "model", "device", "video", "mask")
+    names = ("quick", "heavy", "model", "only", "device", "video", "mask")
     setting = benchmark_rows.Setting(
         limits, frame, 2 if config.quick else config.rounds, **{n: getattr(config, n) for n in names}
     )
@@ -224,6 +229,10 @@ def main(config: Config) -> int:
     try:
         if (config.video is None) != (config.mask is None):
             raise InputError("--video and --mask: expected both or neither")
+        try:
+            re.compile(config.only)
+        except re.error as error:
+            raise InputError(f"--only {config.only}: found {error}; expected a regular expression") from None
         for path in filter(None, (config.frame, config.video, config.mask)):
             if not path.exists():
                 raise InputError(f"{path}: no such file; expected one that is there")

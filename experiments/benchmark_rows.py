@@ -6,6 +6,7 @@ memory on both sides; references lie on the device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ class Setting:
     """What all rows are measured with.
 
     frame: uint8 `[h, w, 3]`.  model: of the rows of `small`.  heavy: on a CPU too, what takes very long there.
+    only: a regular expression; rows of single calls in whose title it is not found are left out.
     device, video, mask: as in the commands, for processes of their own."""
 
     limits: Limits
@@ -49,6 +51,7 @@ class Setting:
     quick: bool = False
     heavy: bool = False
     model: str = "small"
+    only: str = ""
     device: str = "auto"
     video: Path | None = None
     mask: Path | None = None
@@ -68,6 +71,10 @@ class Setting:
             toy = ModelConfig("toy", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
             return with_dtype(create(toy), dtype)
         return load(self.model, dtype=dtype)
+
+    def wants(self, what: str, precision: str) -> bool:
+        """Whether a row of that name is measured."""
+        return bool(re.search(self.only, f"{what} ({precision})"))
 
     @property
     def accelerator(self) -> bool:
@@ -95,6 +102,9 @@ def embedding(s: Setting) -> Iterator[Row]:
         if batch == 8 and name == "random:paper" and not (s.heavy or s.accelerator):
             continue
         for dtype in ("float32", "bfloat16"):
+            what = "embedding, {}, {}×{}, batch {}".format(title, *s.size, batch)
+            if not s.wants(what, dtype):
+                continue
             model = load(name, dtype=dtype) if name else s.load(dtype)
             frames = np.stack([np.roll(s.frame, (5 * i, 9 * i), (0, 1)) for i in range(batch)])
             numbers = np.zeros(batch, np.float32)
@@ -115,8 +125,6 @@ def embedding(s: Setting) -> Iterator[Row]:
                 bytes_of(frames, model.variables["params"], result),
             )
             options = {"floor": least, "memory": run.memory, "compile": run.seconds, "note": note}
-            h, w = s.size
-            what = f"embedding, {title}, {h}×{w}, batch {batch}"
             yield compare(
                 "embedding",
                 what,
@@ -165,6 +173,9 @@ def retrieval(s: Setting) -> Iterator[Row]:
         there = jnp.asarray(r)
         least = product_operations(n, r.shape[1], len(r))
         for k in (1, 5, 10):
+            what = f"nearest, {n:,} × {len(r):,}, D {r.shape[1]}, k {k}"
+            if not s.wants(what, kind):
+                continue
             run = compiled(nearest, on_device, there, k=k)
             rows = np.asarray(run.call(on_device, there).rows)
             sides = {
@@ -176,12 +187,14 @@ def retrieval(s: Setting) -> Iterator[Row]:
             }
             exact, note = checked(queries, r, rows, sides)
             limit = floor(s.limits, kind, least, bytes_of(queries, r, rows, rows))
-            what = f"nearest, {n:,} × {len(r):,}, D {r.shape[1]}, k {k}"
             options = {"floor": limit, "memory": run.memory, "compile": run.seconds, "note": note, "exact": exact}
             yield compare(
                 "retrieval", what, kind, lambda c=run.call, t=there: c(on_device, t), sides, s.rounds, **options
             )
         for objects in (1, 10):
+            what = f"nearest and vote, {n:,} × {len(r):,}, k 5, {objects} object{'s' * (objects > 1)}"
+            if not s.wants(what, kind):
+                continue
             shares = np.eye(objects + 1, dtype=np.float32)[np.arange(len(r)) * 7 // 5 % (objects + 1)]
             both = jax.jit(lambda q, r, s: vote(nearest(q, r, k=5), s))
             given = (on_device, there, jnp.asarray(shares))
@@ -194,7 +207,6 @@ def retrieval(s: Setting) -> Iterator[Row]:
             differ = [(np.abs(np.asarray(c()) - result) > 1e-3).any(-1).mean() for c in sides.values() if callable(c)]
             note = f"votes differ for {max(differ):.1%} of the queries at most" if differ else ""
             limit = floor(s.limits, kind, least, bytes_of(queries, r, shares, result))
-            what = f"nearest and vote, {n:,} × {len(r):,}, k 5, {objects} object{'s' * (objects > 1)}"
             options = {"floor": limit, "memory": run.memory, "compile": run.seconds, "note": note}
             yield compare("retrieval", what, kind, lambda c=run.call, g=given: c(*g), sides, s.rounds, **options)
 
@@ -232,13 +244,15 @@ def solver(s: Setting) -> Iterator[Row]:
     labels = stripes((h, w), max(CHANNELS) - 1)
     coarse = np.kron(labels[::8, ::8], np.ones((8, 8), np.uint8))[:h, :w]
     for channels in CHANNELS[:2] if s.quick else CHANNELS:
+        what = f"solver, {h}×{w}, {channels} channel{'s' * (channels > 1)}"
+        if not s.wants(what, "float32"):
+            continue
         target = (coarse[..., None] == np.arange(channels)).astype(np.float32)
         given = (image, jnp.asarray(target), ones)
         run = compiled(solve, *given)
         sides = {peers.on_cpu(peers.OPENCV): attempt(peers.opencv_solve, s.frame, target, DEFAULT)}
         limit = floor(s.limits, "float32", 0, solver_bytes(h * w, vertices, channels, DEFAULT.steps))
         options = {"floor": limit, "memory": run.memory, "compile": run.seconds, "note": f"{vertices:,} vertices"}
-        what = f"solver, {h}×{w}, {channels} channel{'s' * (channels > 1)}"
         yield compare("solver", what, "float32", lambda c=run.call, g=given: c(*g), sides, s.rounds, **options)
 
 
@@ -272,6 +286,9 @@ def frame(s: Setting) -> Iterator[Row]:
         wanted += [("ResNet-101 `paper`", "random:paper", "plain", 1, dtype) for dtype in ("float32", "bfloat16")]
     number, index = np.float32(9), np.int32(9)
     for title, name, preset_name, objects, dtype in wanted:
+        what = f"a frame, {title}, {preset_name}, {objects} object{'s' * (objects > 1)}"
+        if not s.wants(what, dtype):
+            continue
         model = load(name, dtype=dtype) if name else s.load(dtype)
         preset = preset_of(model.config, preset_name)
         references = full_state(model, s.frame, objects, preset)
@@ -288,7 +305,6 @@ def frame(s: Setting) -> Iterator[Row]:
             if not isinstance(call, str):
                 note = f"{(call(moved).numpy() != ours()).mean():.2%} of the labels differ from PyTorch's"
                 call = partial(call, moved)
-        what = f"a frame, {title}, {preset_name}, {objects} object{'s' * (objects > 1)}"
         options = {"floor": floor(s.limits, dtype, frame_operations(model.config, s.size, preset))}
         options |= {"memory": run.memory, "compile": run.seconds, "note": note}
         yield compare("frame", what, dtype, ours, {peers.CHANNELS_LAST: call}, s.rounds, **options)
@@ -307,6 +323,9 @@ def step_operations(model: ModelConfig, frames: int, crop: int) -> int:
 def training_step(s: Setting) -> Iterator[Row]:
     crop = 65 if s.quick else 321
     for depth in (10,) if s.quick else (50, 101):
+        what = f"a training step, ResNet-{depth}, 3 crops of {crop}"
+        if not s.wants(what, "float32"):
+            continue
         model = ModelConfig("speed", depth, 8 if s.quick else 64, head=((1, 128),))
         config = TrainConfig(model, Augment(crop=crop, colour=0.0), batch=1, rate=1e-4, head=1.0)
         clips, key = training_clips(1, s.size), jax.random.key(0)
@@ -336,5 +355,4 @@ def training_step(s: Setting) -> Iterator[Row]:
         note = "first loss: " + ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
         limit = floor(s.limits, "float32", step_operations(model, 3, crop))
         options = {"floor": limit, "memory": run.memory, "compile": run.seconds, "note": note}
-        what = f"a training step, ResNet-{depth}, 3 crops of {crop}"
         yield compare("step", what, "float32", ours, sides, s.rounds, **options)

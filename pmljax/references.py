@@ -13,12 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from pmljax.config import ModelConfig, ShortSide
 from pmljax.errors import InputError
 from pmljax.labels import VOID, object_ids, shrink_matrix
-from pmljax.model import Model, embed
 from pmljax.preprocess import apply_axes
 
 
@@ -37,31 +36,28 @@ class References(NamedTuple):
     ids: jax.Array
 
 
-@partial(jax.jit, static_argnames=("short_side", "hard", "flip"))
+@partial(jax.jit, static_argnames=("config", "short_side", "hard"))
 def reference_rows(
-    model: Model,
-    frame: UInt8[Array | np.ndarray, "h w 3"],
+    config: ModelConfig,
+    embedding: Float[Array, "y x d"],
     labels: UInt8[Array | np.ndarray, "h w"],
     ids: UInt8[Array, "o"],
     index: Int[Array, ""] | int = 0,
-    number: Num[Array, ""] | np.float32 | int = 0,
     *,
     late: Bool[Array, ""] | bool = False,
     short_side: ShortSide = None,
     hard: bool = True,
-    flip: bool = False,
 ) -> References:
     """Every cell of a marked frame as a reference: a cell's share of a label is that label's area in the cell's box.
 
     Void takes no part in the shares; cells more than half void are not valid. `late`: a mask in the middle of a video,
     whose 0 says nothing: only cells with an object as their largest label are valid.
-    short_side, flip: as in `embed`.  hard: a row carries its one largest label instead of shares.
+    config: of the network that embedded it.  short_side: as it saw the frame (`ShortSide`).  hard: a row carries its one
+    largest label instead of shares.
     """
-    embedding = embed(model, frame[None], jnp.asarray(number)[None], short_side, flip=flip)[0]
     y, x = embedding.shape[:2]
-    config = model.config
     matrix = partial(shrink_matrix, half_pixel=config.half_pixel)
-    a_y, a_x = both_axes(config, (frame.shape[0], frame.shape[1]), short_side, matrix)
+    a_y, a_x = both_axes(config, (labels.shape[0], labels.shape[1]), short_side, matrix)
 
     def area(label: jax.Array) -> jax.Array:
         return apply_axes(a_y, a_x, (labels == label)[..., None].astype(embedding.dtype))[..., 0]

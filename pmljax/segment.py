@@ -8,6 +8,7 @@ column (0 background, then the objects' ids ascending).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from pmljax.adaptation import ROWS, adapt, search, withdraw, within_reach
+from pmljax.ahead import embed_ahead, embed_frame
 from pmljax.bilateral import solve
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.labels import check_labels, grow_matrix, object_ids
-from pmljax.model import Model, at_stride, embed
+from pmljax.model import Model, at_stride
 from pmljax.preprocess import apply_axes
 from pmljax.presets import Preset, preset_of
 from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
@@ -84,9 +86,8 @@ def segment_frame(
     place in the stream, for adaptation.  preset: by default the network's.
     """
     preset = preset or preset_of(model.config)
-    model = at_stride(model, preset.stride)
-    embedding = embed(model, frame[None], jnp.asarray(number)[None], preset.size, flip=preset.flip)[0]
-    return label_embedding(model.config, references, embedding, frame, index, preset=preset)
+    embedding = embed_frame(model, frame, number, preset=preset)
+    return label_embedding(at_stride(model, preset.stride).config, references, embedding, frame, index, preset=preset)
 
 
 @partial(jax.jit, static_argnames=("config", "preset"))
@@ -165,25 +166,29 @@ def step(
     labels: np.ndarray | None = None,
     *,
     number: int | None = None,
+    embedding: Float[Array, "y x d"] | None = None,
 ) -> tuple[State, UInt8[Array, "h w"]]:
     """Label the next frame of a stream: (state, uint8 `[h, w]`). Returns at once; reading the labels waits for them.
 
     labels: marks on this frame, for objects that appear late or were lost. Their ids win on this frame and join the
     references; where they are 0 nothing is said, and the frame's own labels stay.
-    number: the frame's own (its index in the stream by default).
+    number: the frame's own (its index in the stream by default).  embedding: the frame's, where it is there already
+    (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
     """
     _check_frame(frame, state.index, state.size)
-    number = state.index if number is None else number
-    result = segment_frame(
-        model, state.references, frame, np.float32(number), np.int32(state.index), preset=state.preset
-    )
+    number, preset = state.index if number is None else number, state.preset
+    if embedding is None:
+        result = segment_frame(model, state.references, frame, np.float32(number), np.int32(state.index), preset=preset)
+    else:
+        config = at_stride(model, preset.stride).config
+        result = label_embedding(config, state.references, embedding, frame, np.int32(state.index), preset=preset)
     state, out = state._replace(references=result.references), result.labels
     if labels is not None:
         labels = check_labels(labels, f"labels of frame {state.index}", state.size, objects=True)
         # What the frame made of itself may be what the user corrects.
         cells = int(np.prod(_grid(model, state)))
         given = withdraw(state.references, state.index, cells, state.preset.adaptation)
-        state = _add(model, state._replace(references=given), frame, labels, number, late=True)
+        state = _add(model, state._replace(references=given), frame, labels, number, embedding, late=True)
         out = jnp.where(labels > 0, labels, out)
     return state._replace(index=state.index + 1), out
 
@@ -196,7 +201,8 @@ def segment(
     preset: Preset | None = None,
     skip: Collection[int] = (),
 ) -> Iterator[UInt8[np.ndarray, "h w"] | None]:
-    """Label every frame of a stream: uint8 `[h, w]` each, in order, one frame behind the device.
+    """Label every frame of a stream: uint8 `[h, w]` each, in order, one frame behind the device (on a CPU two behind the
+    frames read: `ahead`).
 
     frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame); the numbers are 0, 1, 2, … otherwise.
     labels: `[h, w]`, the first frame's; or {index: labels} where objects appear late; frames before the first mask
@@ -209,31 +215,38 @@ def segment(
     if not marks:
         raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
     first, state, waiting = min(marks), None, None
-    index, stream, failure = 0, iter(frames), None
-    while True:
-        try:
-            frame = next(stream)
-        except StopIteration:
-            break
-        except Exception as error:  # the caller gets what was finished before
-            failure = error
-            break
-        number, frame = frame if isinstance(frame, tuple) else (index, frame)
-        if index < first:
-            out = np.zeros(frame.shape[:2], np.uint8)
-        elif state is None:
-            state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
-            out = check_labels(marks[index])
-        elif index in skip and index not in marks and not preset.adaptation.frames:
-            state, out = state._replace(index=index + 1), None
-        else:
-            state, out = step(model, state, frame, marks.get(index), number=number)
-            out = None if index in skip else out  # what adapts was computed for the frames after it
-        # The device works on this frame while the caller handles the one before and the next is decoded.
-        if index:
-            yield None if waiting is None else np.asarray(waiting)
-        waiting = out
-        index += 1
+    numbered = (frame if isinstance(frame, tuple) else (i, frame) for i, frame in enumerate(frames))
+
+    def stepped(index: int) -> bool:
+        return index > first and (index not in skip or index in marks or preset.adaptation.frames > 0)
+
+    index, failure = 0, None
+    with closing(embed_ahead(model, numbered, preset, stepped)) as stream:
+        while True:
+            try:
+                number, frame, embedding = next(stream)
+            except StopIteration:
+                break
+            except Exception as error:  # the caller gets what was finished before
+                failure = error
+                break
+            if index < first:
+                out = np.zeros(frame.shape[:2], np.uint8)
+            elif state is None:
+                state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
+                out = check_labels(marks[index])
+            elif not stepped(index):
+                state, out = state._replace(index=index + 1), None
+            else:
+                _check_frame(frame, index, state.size)  # before what its embedding would say
+                there = embedding and embedding.result()
+                state, out = step(model, state, frame, marks.get(index), number=number, embedding=there)
+                out = None if index in skip else out  # what adapts was computed for the frames after it
+            # The device works on this frame while the caller handles the one before and the next is decoded.
+            if index:
+                yield None if waiting is None else np.asarray(waiting)
+            waiting = out
+            index += 1
     if index:
         yield None if waiting is None else np.asarray(waiting)
     if failure is not None:
@@ -257,21 +270,31 @@ def _grid(model: Model, state: State) -> tuple[int, int]:
     return config.grid(config.seen(state.size, state.preset.size))
 
 
-def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, number: int, *, late: bool) -> State:
+def _add(
+    model: Model,
+    state: State,
+    frame: np.ndarray,
+    labels: np.ndarray,
+    number: int,
+    embedding: Float[Array, "y x d"] | None = None,
+    *,
+    late: bool,
+) -> State:
     """The state with one more marked frame among its references."""
-    references = with_ids(state.references, object_ids(labels))
-    model = at_stride(model, state.preset.stride)
+    references, preset = with_ids(state.references, object_ids(labels)), state.preset
+    config = at_stride(model, preset.stride).config
+    if embedding is None:
+        # float32: long numbers, as in file names with a time, must not overflow
+        embedding = embed_frame(model, frame, np.float32(number), preset=preset)
     rows = reference_rows(
-        model,
-        frame,
+        config,
+        embedding,
         labels,
         references.ids,
         state.index,
-        np.float32(number),  # long numbers, as in file names with a time, must not overflow
         late=jnp.asarray(late),
-        short_side=state.preset.size,
-        hard=state.preset.hard,
-        flip=state.preset.flip,
+        short_side=preset.size,
+        hard=preset.hard,
     )
     begin, end = state.filled, state.filled + rows.valid.shape[0]
     room = references.valid.shape[0] - state.preset.adaptation.rows(rows.valid.shape[0])
@@ -280,7 +303,7 @@ def _add(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, numb
             f"labels of frame {state.index}: no room for another mask among {room} references;"
             " start the stream with masks= the number of masks it will be given"
         )
-    rows = keep_thin_objects(rows, labels, model.config, state.preset.size, f"labels of frame {state.index}")
+    rows = keep_thin_objects(rows, labels, config, preset.size, f"labels of frame {state.index}")
     written = {
         name: getattr(references, name).at[begin:end].set(getattr(rows, name)) for name in References._fields[:4]
     }

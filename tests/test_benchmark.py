@@ -66,6 +66,10 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
     assert out.endswith(text)
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert list(record["groups"]) == ["retrieval", "solver"]  # in their own order
+    assert main(Config(out=tmp_path / "some", rows=("retrieval", "solver"), quick=True, only="k 5 |3 ch")) == 0
+    some = json.loads((tmp_path / "some" / "benchmark.json").read_text())["groups"]
+    names = {name: [row["name"] for row in group["rows"]] for name, group in some.items()}
+    assert names == {"retrieval": ["nearest, 66 × 66, D 128, k 5"], "solver": ["solver, 96×160, 3 channels"]}
     rows = [r for group in record["groups"].values() for r in group["rows"]]
     assert len(rows) == 3 + 2 + 2
     for row in rows:
@@ -87,6 +91,11 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
     assert main(Config(out=tmp_path, rows=("solver",), quick=True)) == 2
     assert "found" not in capsys.readouterr().out
     assert json.loads((tmp_path / "benchmark.json").read_text()) == record
+
+
+def test_a_bad_expression_is_named(capsys):
+    assert main(Config(only="k (5")) == 2
+    assert "--only k (5: found " in capsys.readouterr().err
 
 
 def test_a_video_needs_its_mask(capsys, tmp_path):

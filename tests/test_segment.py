@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pmljax.ahead import embed_frame
 from pmljax.bilateral import BilateralConfig, solve
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
@@ -19,7 +20,7 @@ from pmljax.model import create, embed
 from pmljax.preprocess import apply_axes
 from pmljax.presets import Preset
 from pmljax.references import reference_rows
-from pmljax.segment import grow, segment, segment_frame, start, step
+from pmljax.segment import grow, label_embedding, segment, segment_frame, start, step
 
 COLOR = create("color")
 
@@ -58,14 +59,15 @@ def blobs(rng, h, w, ids=(3, 9), void=True):
 def test_reference_rows_by_areas(size, rng):
     labels, frame = blobs(rng, *size)
     ids = np.array([0, 3, 9, VOID], np.uint8)
-    rows = reference_rows(COLOR, frame, labels, jnp.array(ids), 4, 4, hard=False)
+    embedding = embed(COLOR, frame[None], jnp.zeros(1))[0]
+    rows = reference_rows(COLOR.config, embedding, labels, jnp.array(ids), 4, hard=False)
     share, valid = rows_by_hand(labels, [0, 3, 9])
     assert np.array_equal(rows.valid, valid) and not valid.all()
     assert np.allclose(rows.share[:, :3], share, atol=1e-5) and not rows.share[:, 3].any()
     y, x = (size[0] + 1) // 8 + 1, (size[1] + 1) // 8 + 1
     assert rows.place.reshape(y, x, 3)[2, 3].tolist() == [4, 2, 3]
-    assert np.allclose(rows.embedding, embed(COLOR, frame[None], jnp.zeros(1))[0].reshape(-1, 5), rtol=1e-6)
-    hard = reference_rows(COLOR, frame, labels, jnp.array(ids), hard=True)
+    assert np.array_equal(rows.embedding, embedding.reshape(-1, 5))
+    hard = reference_rows(COLOR.config, embedding, labels, jnp.array(ids), hard=True)
     assert np.array_equal(hard.share.argmax(-1), np.array(rows.share).argmax(-1)) and set(np.unique(hard.share)) == {
         0,
         1,
@@ -74,7 +76,8 @@ def test_reference_rows_by_areas(size, rng):
 
 def test_late_rows_are_objects_only(rng):
     labels, frame = blobs(rng, 39, 47, void=False)
-    rows = reference_rows(COLOR, frame, labels, jnp.array([0, 3, 9, VOID], jnp.uint8), late=True)
+    embedding = embed(COLOR, frame[None], jnp.zeros(1))[0]
+    rows = reference_rows(COLOR.config, embedding, labels, jnp.array([0, 3, 9, VOID], jnp.uint8), late=True)
     assert np.array_equal(rows.valid, rows.share[:, 0] == 0) and rows.valid.any() and not rows.valid.all()
 
 
@@ -344,7 +347,8 @@ def test_half_pixel_configurations_grow_and_shrink_their_own_way(rng):
     config = ModelConfig("s", 18, 8, norm="group", head=((1, 12),), input_size=(40, 48), half_pixel=True)
     model = create(config)
     labels, frame = blobs(rng, 78, 94, void=False)
-    rows = reference_rows(model, frame, labels, jnp.array([0, 3, 9, VOID], jnp.uint8))
+    embedding = embed(model, frame[None], jnp.zeros(1))[0]
+    rows = reference_rows(config, embedding, labels, jnp.array([0, 3, 9, VOID], jnp.uint8))
     y, x = ((np.arange(n) + 0.5) * s / n for n, s in ((6, 78), (7, 94)))
     picked = labels[np.ix_(y.astype(int), x.astype(int))]
     assert np.array_equal(np.array([0, 3, 9])[np.array(rows.share)[:, :3].argmax(-1)].reshape(6, 7), picked)
@@ -369,12 +373,18 @@ def test_one_compilation_and_no_transfer(rng):
     assert "callback" not in text and "infeed" not in text and "outfeed" not in text
 
 
-def test_a_whole_stream_compiles_each_call_once(rng):
+@pytest.mark.parametrize("platforms", [("cpu",), ()])
+def test_a_whole_stream_compiles_each_call_once(platforms, rng, monkeypatch):
+    monkeypatch.setattr("pmljax.ahead.PLATFORMS", platforms)
     labels, frames = stream(rng, 5)
-    segment_frame.clear_cache()
-    reference_rows.clear_cache()
+    calls = (embed_frame, label_embedding) if platforms else (embed_frame, segment_frame)
+    every = (embed_frame, label_embedding, segment_frame, reference_rows)
+    for call in every:
+        call.clear_cache()
     list(segment(COLOR, frames, {0: labels, 2: labels}))
-    assert segment_frame._cache_size() == 1 and reference_rows._cache_size() == 1
+    assert {call.__name__: call._cache_size() for call in every} == {
+        call.__name__: int(call in (*calls, reference_rows)) for call in every
+    }
 
 
 def test_memory_stays_flat_over_2000_frames():

@@ -1,0 +1,112 @@
+"""Embedding one frame ahead: the same labels, in the same order, with what went wrong in its place, and no thread left."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from pmljax import ahead
+from pmljax.adaptation import Adaptation
+from pmljax.config import ModelConfig
+from pmljax.model import create
+from pmljax.presets import PRESETS, Preset
+from pmljax.segment import segment
+
+COLOR = create("color")
+NETWORK = create(ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),)))
+
+
+def moving(rng, count, size=(55, 71)):  # 7 mod 8
+    """Labels of the first frame, and frames in which a bright box moves."""
+    frames = rng.integers(0, 90, (count, *size, 3), dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        frame[10:40, 8 + 2 * i : 36 + 2 * i] += 120
+    labels = np.zeros(size, np.uint8)
+    labels[10:40, 8:36] = 4
+    return labels, list(frames)
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("embed")]
+
+
+@pytest.mark.parametrize("name", ["plain", "default", "best"])
+def test_labels_are_those_of_one_call_a_frame(name, rng, monkeypatch):
+    labels, frames = moving(rng, 6)
+    late = np.zeros_like(labels)
+    late[44:52, 50:68] = 9
+    found = {}
+    for platforms in (("cpu",), ()):
+        monkeypatch.setattr(ahead, "PLATFORMS", platforms)
+        found[platforms] = np.stack(list(segment(NETWORK, frames, {0: labels, 3: late}, preset=PRESETS[name])))
+    assert len(np.unique(found[()])) == 3
+    # What rounding differs in the last bit, if any does.
+    assert (found[()] != found["cpu",]).mean() < 1e-3
+
+
+def test_a_thread_embeds_what_is_labelled_and_nothing_else(rng, monkeypatch):
+    labels, frames = moving(rng, 7)
+    by, real = {}, ahead.embed_frame
+
+    def noted(model, frame, number, *, preset):
+        by[int(number)] = threading.current_thread().name
+        return real(model, frame, number, preset=preset)
+
+    monkeypatch.setattr(ahead, "embed_frame", noted)
+    list(segment(COLOR, frames, {2: labels}, preset=Preset(), skip={4}))
+    assert by.keys() == {3, 5, 6} and all(name.startswith("embed") for name in by.values())
+    by.clear()
+    list(segment(COLOR, frames, {2: labels}, preset=Preset(adaptation=Adaptation(frames=2)), skip={4}))
+    assert by.keys() == {3, 4, 5, 6}  # what adapts needs frame 4, too
+
+
+def test_the_next_frame_is_read_before_this_one_is_labelled(rng):
+    labels, frames = moving(rng, 5)
+    read = []
+
+    def stream():
+        for i, frame in enumerate(frames):
+            read.append(i)
+            yield frame
+
+    seen = [len(read) for _ in segment(COLOR, stream(), labels)]
+    assert seen == [3, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_a_broken_stream_gives_every_frame_before(after, rng):
+    labels, frames = moving(rng, 5)
+
+    def stream():
+        yield from frames[:after]
+        raise OSError("the disk")
+
+    out = []
+    with pytest.raises(OSError, match="the disk"):
+        for found in segment(COLOR, stream(), labels):
+            out.append(found)
+    assert len(out) == after and not threads()
+
+
+def test_what_goes_wrong_in_the_thread_is_raised(rng, monkeypatch):
+    labels, frames = moving(rng, 5)
+    real = ahead.embed_frame
+
+    def full(model, frame, number, *, preset):
+        if int(number) == 3:
+            raise MemoryError("no room")
+        return real(model, frame, number, preset=preset)
+
+    monkeypatch.setattr(ahead, "embed_frame", full)
+    with pytest.raises(MemoryError, match="no room"):
+        list(segment(COLOR, frames, labels))
+    assert not threads()
+
+
+def test_who_stops_early_leaves_no_thread(rng):
+    labels, frames = moving(rng, 5)
+    results = segment(COLOR, frames, labels)
+    next(results)
+    assert threads()
+    results.close()
+    assert not threads()
