@@ -17,7 +17,7 @@ from pmljax.files import write_file
 from pmljax.labels import encode_labels, read_labels
 from pmljax.metrics import frame_scores, table
 
-FRAMES, SIZE, OBJECTS = 32, (240, 426), 2
+FRAMES, SIZE, OBJECTS = 20, (240, 426), 2
 
 
 def make_clip(out: Path, seed: int) -> UInt8[np.ndarray, "t h w"]:

@@ -511,7 +511,7 @@ def test_demo(tmp_path, capsys):
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert float(lines["Global"][0]) > 0.8
     assert (tmp_path / "demo/result/overlay.mp4").stat().st_size > 10_000
-    assert len(labels_of(tmp_path / "demo/result")) == 32
+    assert len(labels_of(tmp_path / "demo/result")) == 20
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/clip.mp4").write_bytes(b"precious")
     status, _, err = run("demo", "--out", tmp_path / "mine", capsys=capsys)
