@@ -96,7 +96,7 @@ def pack(run: Path, out: Path) -> dict[str, Any]:
 
 
 def score_made(model: Model, clips: int, frames: int = 32) -> float:
-    """Mean J&F over the objects of unseen made clips as `pmljax demo` makes them, first and last frame left out."""
+    """Mean J&F over the objects of unseen made clips as `pmljax demo` makes its own, first and last frame left out."""
     found = []
     for i in range(clips):
         made = clip(jax.random.key(UNSEEN + i), frames=frames, objects=2)
