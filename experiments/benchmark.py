@@ -2,8 +2,8 @@
 
     python -m experiments.benchmark --out benchmark                                # everything
     python -m experiments.benchmark --out benchmark --rows retrieval solver        # some groups; the others stay
-    python -m experiments.benchmark --out gpu --rows embedding retrieval frame \
-        --only "101.*batch 8.*bf|D 128, k 5|101.*bf"                                # four of them: a GPU's bars, in minutes
+    python -m experiments.benchmark --out gpu --rounds 20 \
+        --only "101.*(batch 8|1 object) .bf|6,588 × 6,588, D 128, k 5"             # three of them: a GPU's bars, in minutes
     python -m experiments.benchmark --quick                                        # sizes that measure nothing: does it run?
 
 Prints one Markdown table; OUT gets benchmark.json (every row), table.md and growth.png (needs matplotlib). Stopped, the same
@@ -38,6 +38,8 @@ import tyro
 from experiments.benchmark_table import plots, table
 
 Group = Literal["embedding", "retrieval", "solver", "frame", "video", "click", "step", "start", "growth"]
+# Of single calls; --only chooses from their rows.
+SINGLE: tuple[Group, ...] = ("embedding", "retrieval", "solver", "frame", "step")
 FORMAT = 1  # of benchmark.json
 
 
@@ -48,7 +50,8 @@ class Config:
     rows: tuple[Group, ...] = get_args(Group)
     """Groups of rows."""
     only: str = ""
-    """A regular expression: of embedding, retrieval, solver, frame and step, rows in whose name and precision it is found."""
+    """A regular expression: only rows of embedding, retrieval, solver, frame and step, in whose name and precision it is
+    found."""
     quick: bool = False
     """Small sizes and a toy network: seconds, and no numbers that mean anything."""
     heavy: bool = False
@@ -152,6 +155,7 @@ def measure(config: Config, record: dict[str, Any], here: dict[str, Any]) -> Non
     from experiments.made_inputs import picture
     from experiments.side_by_side import Missing
     from pmljax.data.images import read_image
+    from pmljax.errors import InputError
 
     wanted = settings(config)
 
@@ -161,8 +165,14 @@ def measure(config: Config, record: dict[str, Any], here: dict[str, Any]) -> Non
         # A tree with changes of its own is never the same again.
         return bool(same and group["machine"] == here and not str(here["commit"]).endswith("-dirty"))
 
-    todo = [name for name in get_args(Group) if name in config.rows and (config.again or not there(name))]
-    for name in set(config.rows) - set(todo):
+    rows = [name for name in get_args(Group) if name in config.rows and (not config.only or name in SINGLE)]
+    for name in rows:
+        if name in record["groups"] and record["groups"][name]["settings"].get("only", "") != config.only:
+            raise InputError(
+                f"{config.out}: holds other rows of {name} than --only {config.only!r}; expected another --out"
+            )
+    todo = [name for name in rows if config.again or not there(name)]
+    for name in set(rows) - set(todo):
         _say(f"{name}: there already")
     if not todo:
         return
@@ -202,7 +212,11 @@ def measure(config: Config, record: dict[str, Any], here: dict[str, Any]) -> Non
             _say(f"{row.name} ({row.precision}): {row.ours.median:.4g} ms")
             save(config.out, record)
         group |= {"finished": True, "seconds": time.monotonic() - begin}
+        if config.only and not group["rows"]:
+            del record["groups"][name]
         save(config.out, record)
+    if config.only and not record["groups"]:
+        raise InputError(f"--only {config.only}: found in no row's name and precision; expected part of one")
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,5 @@
-"""Segmentation: one compiled call that labels a frame from references, and streams of frames.
+"""Segmentation: one compiled call that labels a frame from references, and streams of frames (on a CPU two calls, the
+embedding and the labels, side by side: `ahead`).
 
 `segment` is a generator over frames; `start` and `step` are the same for a live stream, the state in the caller's hands;
 `segment_frame` is the compiled call itself. Axes: `h w` image, `y x` grid, `r` reference row, `d` embedding, `o` label
@@ -242,7 +243,7 @@ def segment(
                 there = embedding and embedding.result()
                 state, out = step(model, state, frame, marks.get(index), number=number, embedding=there)
                 out = None if index in skip else out  # what adapts was computed for the frames after it
-            # The device works on this frame while the caller handles the one before and the next is decoded.
+            # The device works on this frame while the caller handles the one before and a further one is decoded.
             if index:
                 yield None if waiting is None else np.asarray(waiting)
             waiting = out

@@ -1,13 +1,17 @@
 """Embedding one frame ahead: the same labels, in the same order, with what went wrong in its place, and no thread left."""
 
+import sys
 import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 
 from pmljax import ahead
 from pmljax.adaptation import Adaptation
 from pmljax.config import ModelConfig
+from pmljax.errors import InputError
 from pmljax.model import create
 from pmljax.presets import PRESETS, Preset
 from pmljax.segment import segment
@@ -60,6 +64,46 @@ def test_a_thread_embeds_what_is_labelled_and_nothing_else(rng, monkeypatch):
     assert by.keys() == {3, 4, 5, 6}  # what adapts needs frame 4, too
 
 
+def test_a_late_mask_takes_the_embedding_that_is_there(rng, monkeypatch):
+    labels, frames = moving(rng, 5)
+    asked, real = [], ahead.embed_frame
+
+    def noted(model, frame, number, *, preset):
+        asked.append(int(number))
+        return real(model, frame, number, preset=preset)
+
+    monkeypatch.setattr(sys.modules["pmljax.segment"], "embed_frame", noted)
+    list(segment(COLOR, frames, {0: labels, 3: labels}))
+    assert asked == [0]
+
+
+def test_a_reader_may_fill_one_buffer_again_and_again(rng, monkeypatch):
+    labels, frames = moving(rng, 6)
+    buffer, real = np.empty_like(frames[0]), ahead.embed_frame
+
+    def refilled():
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    def late(*arguments, **options):
+        time.sleep(0.05)  # the next frame is read meanwhile
+        return real(*arguments, **options)
+
+    expected = list(segment(COLOR, frames, {1: labels}))
+    monkeypatch.setattr(ahead, "embed_frame", late)
+    assert np.array_equal(list(segment(COLOR, refilled(), {1: labels})), expected)
+
+
+def test_the_thread_computes_as_its_caller_does(rng, monkeypatch):
+    labels, frames = moving(rng, 4)
+    with jax.enable_x64(True):
+        double = create(ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),), dtype="float64"))
+        found = list(segment(double, frames, labels))
+        monkeypatch.setattr(ahead, "PLATFORMS", ())
+        assert np.array_equal(found, list(segment(double, frames, labels)))
+
+
 def test_the_next_frame_is_read_before_this_one_is_labelled(rng):
     labels, frames = moving(rng, 5)
     read = []
@@ -101,6 +145,23 @@ def test_what_goes_wrong_in_the_thread_is_raised(rng, monkeypatch):
     with pytest.raises(MemoryError, match="no room"):
         list(segment(COLOR, frames, labels))
     assert not threads()
+
+
+def test_an_error_does_not_wait_for_what_is_to_come(rng, monkeypatch):
+    labels, frames = moving(rng, 6)
+    done, real = [], ahead.embed_frame
+
+    def slow(model, frame, number, *, preset):
+        time.sleep(0.2)
+        done.append(int(number))
+        return real(model, frame, number, preset=preset)
+
+    list(segment(COLOR, frames, labels))  # compiled
+    monkeypatch.setattr(ahead, "embed_frame", slow)
+    frames[2] = frames[2][:-8]
+    with pytest.raises(InputError, match="frame 2: found 71×47, expected the first frame's 71×55"):
+        list(segment(COLOR, frames, labels))
+    assert 3 not in done and not threads()
 
 
 def test_who_stops_early_leaves_no_thread(rng):

@@ -66,10 +66,15 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
     assert out.endswith(text)
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert list(record["groups"]) == ["retrieval", "solver"]  # in their own order
-    assert main(Config(out=tmp_path / "some", rows=("retrieval", "solver"), quick=True, only="k 5 |3 ch")) == 0
+    assert main(Config(out=tmp_path / "some", rows=("retrieval", "solver", "click"), quick=True, only="k 5 |3 ch")) == 0
     some = json.loads((tmp_path / "some" / "benchmark.json").read_text())["groups"]
     names = {name: [row["name"] for row in group["rows"]] for name, group in some.items()}
     assert names == {"retrieval": ["nearest, 66 × 66, D 128, k 5"], "solver": ["solver, 96×160, 3 channels"]}
+    capsys.readouterr()
+    assert main(Config(out=tmp_path, rows=("solver",), quick=True, only="3 ch")) == 2  # it would take the place of all
+    assert "holds other rows of solver than --only '3 ch'" in capsys.readouterr().err
+    assert main(Config(rows=("solver",), quick=True, only="no such row")) == 2
+    assert "found in no row's name" in capsys.readouterr().err
     rows = [r for group in record["groups"].values() for r in group["rows"]]
     assert len(rows) == 3 + 2 + 2
     for row in rows:

@@ -329,7 +329,7 @@ def test_what_was_compiled_is_found_again(made, tmp_path):
         found.append(entries)
         # The largest is the segmentation itself.
         os.truncate(cache / max(entries, key=entries.__getitem__), 1000)
-    assert found[0].keys() == found[1].keys() and any("segment_frame" in name for name in found[0])
+    assert found[0].keys() == found[1].keys() and any("label_embedding" in name for name in found[0])
     assert np.array_equal(labels_of(tmp_path / "first"), labels_of(tmp_path / "second"))
 
 

@@ -253,7 +253,7 @@ def test_a_run_is_a_model(trained):
 
 
 def test_what_a_run_gives_is_bound_to_no_device(trained):
-    """Bound weights bind what comes of them, and `segment_frame` would be compiled twice: before and after the first."""
+    """Bound weights bind what comes of them, and what segments would be compiled twice: before and after the first."""
     assert not any(x.committed for x in jax.tree.leaves(pmljax.load(trained[0]).variables))
 
 
