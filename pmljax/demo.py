@@ -34,7 +34,7 @@ def make_clip(out: Path, seed: int) -> UInt8[np.ndarray, "t h w"]:
     write_file(mark, json.dumps({"seed": seed, "frames": FRAMES, "size": SIZE, "objects": OBJECTS}).encode())
     made = clip(jax.random.key(seed), frames=FRAMES, size=SIZE, objects=OBJECTS)
     frames, labels = np.asarray(made.frames), np.asarray(made.labels)
-    with VideoWriter(out / "clip.mp4") as video:
+    with VideoWriter(out / "clip.mp4", threads=1) as video:
         for i, frame in enumerate(frames):
             video.write(frame, i / RATE)
     write_file(out / "first.png", encode_labels(labels[0]))

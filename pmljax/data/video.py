@@ -109,10 +109,11 @@ class VideoWriter:
     """Write RGB frames to `path` (.mp4 or .gif) one by one; the file appears under its name when all is written.
 
     A context manager: leaving it by an error removes the unfinished file.
+    threads: of the mp4's encoder; 0: as many as it likes. With a number given, the same frames make the same file each time.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, *, threads: int = 0):
+        self.path, self.threads = path, threads
         self.temporary = temporary_name(path)
         self.gif = path.suffix.lower() == ".gif"
         self.clock = 100 if self.gif else 90_000  # ticks a second: what the formats store
@@ -130,7 +131,9 @@ class VideoWriter:
             self.stream = self.container.add_stream("gif", rate=round(RATE))
             self.stream.pix_fmt = "pal8"
         else:
-            options = {"crf": "20", "preset": "veryfast"}
+            # Without cpu-independent x264's files differ from run to run, even of one thread.
+            options = {"crf": "20", "preset": "veryfast", "x264-params": "cpu-independent=1"}
+            options |= {"threads": str(self.threads)} if self.threads else {}
             self.stream = self.container.add_stream("libx264", rate=round(RATE), options=options)
             self.stream.pix_fmt = "yuv420p"
             h, w = h + h % 2, w + w % 2
