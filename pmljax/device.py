@@ -30,6 +30,14 @@ def use_device(device: Device) -> None:
         raise InputError(f"--device {device}: JAX finds none ({str(error).splitlines()[0]}){extra}") from None
 
 
+def free_memory() -> int | None:
+    """Bytes that the first device still has for arrays; None where it does not say, as CPUs."""
+    import jax
+
+    told = jax.local_devices()[0].memory_stats() or {}
+    return told["bytes_limit"] - told["bytes_in_use"] if "bytes_limit" in told else None
+
+
 def keep_memory() -> None:
     """Let this process keep the memory that it frees, on Linux with glibc; elsewhere nothing happens.
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from pmljax.data.batches import LENGTH, check_share
 from pmljax.data.clip_sources import RawClip, ReelSource, SyntheticSource, scale_down
+from pmljax.device import free_memory
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 from pmljax.sampling import Clip, paste
@@ -58,6 +59,7 @@ def hold(
     canvas: (h, w); frames that are larger are scaled down to fit.  short_side: frames whose short side is longer are scaled
     down to it.  frames: of a clip.  views: of a picture; they follow from `seed`.  workers: processes that read (0: two
     threads, which is what helps: more wait for each other; a script that asks for some needs `if __name__ == "__main__"`).
+    Raises InputError for a source that the device has no room for.
     """
     if views < frames:
         raise InputError(f"views {views}: expected at least the {frames} frames of a clip")
@@ -94,6 +96,12 @@ class _Reader(NamedTuple):
 def _store(reels: list[tuple[list[np.ndarray], list[float]]]) -> Store:
     pictures = [picture for found, _ in reels for picture in found]
     extent = np.array([picture.shape for picture in pictures], np.int32)
+    size, room = 4 * len(pictures) * int(np.prod(extent.max(0))), free_memory()
+    if room is not None and size > room:
+        raise InputError(
+            f"--resident: found a source of {len(pictures)} pictures, {size / 2**30:.3g} GiB; expected at most the"
+            f" {room / 2**30:.3g} GiB free on the device; make --short-side or --views smaller, or leave --resident out"
+        )
     pixels = np.full((len(pictures), *extent.max(0)), VOID << 24, np.uint32)  # black and void beyond the content
     for i, picture in enumerate(pictures):
         pixels[i, : picture.shape[0], : picture.shape[1]] = picture

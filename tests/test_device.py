@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from pmljax.device import use_device
+from pmljax.device import free_memory, use_device
 from pmljax.errors import InputError
 
 TWICE = """
@@ -46,3 +46,15 @@ def test_what_is_asked_for_or_one_line(device, platforms, monkeypatch):
     monkeypatch.setattr(jax, "devices", none)
     with pytest.raises(InputError, match=rf"^--device {device}: JAX finds none \(none\)[^\n]*$"):
         use_device(device)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [({"bytes_limit": 100, "bytes_in_use": 30}, 70), (None, None), ({"bytes_in_use": 30}, None)]
+)
+def test_free_memory_where_the_device_says(told, expected, monkeypatch):
+    class Told:
+        def memory_stats(self):
+            return told
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Told()])
+    assert free_memory() == expected

@@ -65,7 +65,7 @@ ARROWS = {
     "interact": {"answers", "config", "embedded", "inputs", "labels", "model", "presets", "references", "segment"},
     "weights": {"config", "model", "resnet", "weights"},
     "data": {"data", "labels"},
-    "resident": {"data", "labels", "sampling"},
+    "resident": {"data", "device", "labels", "sampling"},
     "semantic": {"config", "labels", "loss", "preprocess", "resnet", "sampling", "train"},
     "scoring": {"data", "labels", "metrics"},
     "results": {"data", "inputs", "interact", "labels", "model", "presets", "segment", "weights"},

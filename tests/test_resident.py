@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pmljax import resident
 from pmljax.data.clip_sources import SyntheticSource, VideoSource
 from pmljax.data.stills import StillSource
 from pmljax.errors import InputError
@@ -96,6 +97,15 @@ def test_views_follow_from_the_seed(sources, stores):
     again = hold(sources[1:2], canvas=CANVAS, views=4, seed=1)[0]
     other = hold(sources[1:2], canvas=CANVAS, views=4, seed=2)[0]
     assert np.array_equal(again.pixels, stores[1].pixels) and not np.array_equal(again.pixels, other.pixels)
+
+
+def test_a_source_that_the_device_has_no_room_for_is_refused(sources, monkeypatch):
+    pictures = 5 + 3  # of the two videos
+    monkeypatch.setattr(resident, "free_memory", lambda: 4 * pictures * H * W - 1)
+    with pytest.raises(InputError, match=f"found a source of {pictures} pictures, .* GiB free on the device; make"):
+        hold(sources[:1], canvas=CANVAS)
+    monkeypatch.setattr(resident, "free_memory", lambda: 4 * pictures * H * W)
+    assert len(hold(sources[:1], canvas=CANVAS)) == 1
 
 
 def test_bad_input(sources, stores):
