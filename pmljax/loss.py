@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 Hinge = Literal["anchor", "label"]
+Precision = Literal["high", "highest"]
 BLOCK = 4096  # pool pixels compared at once
 
 
@@ -89,6 +90,7 @@ def soft_triplet_loss(
     *,
     temperature: float = 0.1,
     weights: Float[Array, "a"] | None = None,
+    precision: Precision = "highest",
 ) -> TripletLoss:
     """Eq. 1 with soft minima: Σ_a w_a softplus((softmin_{same} − softmin_{other}) / τ) over half the squared distances,
     softmin(x) = −τ log Σ exp(−x/τ).
@@ -96,8 +98,9 @@ def soft_triplet_loss(
     That is the negative logarithm of the share that the anchor's own label has among exp(−‖a − p‖²/2τ) of the whole pool;
     for unit vectors the exponent is the cosine over τ. Every pixel of the pool has a gradient, the nearest the largest.
     weights: of the anchors (equal by default); they are made to sum to 1 over the anchors with both pools.
+    precision: of the products of embeddings; "high" is TF32 on a GPU, with ten bits behind the first.
     """
-    distance = 0.5 * _pairwise(anchors, pool)
+    distance = 0.5 * _pairwise(anchors, pool, precision)
     known = (pool_labels >= 0) & (pool_labels <= 254)
     same = (anchor_labels[:, None] == pool_labels[None]) & known[None]
     other = ~same & known[None]
@@ -124,9 +127,9 @@ def _soft_minimum(distance: Float[Array, "a p"], group: Array, temperature: floa
     return jnp.where(some, -total, 0)
 
 
-def _pairwise(x: Float[Array, "a d"], y: Float[Array, "p d"]) -> Float[Array, "a p"]:
+def _pairwise(x: Float[Array, "a d"], y: Float[Array, "p d"], precision: Precision) -> Float[Array, "a p"]:
     """Squared distances of all pairs, from one matrix product."""
-    product = jnp.matmul(x, y.T, precision="highest")
+    product = jnp.matmul(x, y.T, precision=precision)
     return jnp.maximum(jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None] - 2 * product, 0)
 
 

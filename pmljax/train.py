@@ -177,8 +177,16 @@ def _one_turn(config: TrainConfig, key: PRNGKeyArray, embedding: Float[Array, "t
     if config.loss == "soft":
         first = labels[0].astype(jnp.int32)
         weights = root_weights(labels[0]).astype(embedding.dtype)
+        # Of a network that computes with 8 bits more than ten of a product would be noise; TF32 is a fraction of the time.
+        precision = "high" if config.model.dtype == "bfloat16" else "highest"
         return soft_triplet_loss(
-            embedding[0], first, pool, pool_labels, temperature=config.temperature, weights=weights
+            embedding[0],
+            first,
+            pool,
+            pool_labels,
+            temperature=config.temperature,
+            weights=weights,
+            precision=precision,
         )
     cells, of = draw_anchors(key, labels[0], config.anchors)
     return triplet_loss(
