@@ -90,7 +90,7 @@ def fit(
         if seconds is not None:
             left = seconds + started - time.monotonic()
             with _advice(config):
-                config = dataclasses.replace(config, steps=_affordable(step, state, batches(0), key, left))
+                config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
         checkpoint.save(folder, 0, config, state, evaluated(config, state))
     else:
         before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
@@ -110,14 +110,14 @@ def fit(
                 log.write(0, {"steps": float(config.steps)})
         devices = jax.local_device_count()
         stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
-        batch = next(stream)
+        batch, steps = split(next(stream), devices), replicate(jnp.float32(config.steps))
         for n in range(begin, config.steps):
-            pictures += config.batch * (batch.frames.shape[1] if batch.frames.ndim == 5 else 1)
+            pictures += config.batch * (batch.frames.shape[2] if batch.frames.ndim == 6 else 1)
             with _advice(config):
-                state, metrics = step(state, split(batch, devices), key, config.steps)
+                state, metrics = step(state, batch, key, steps)
                 # The next clips are read while the devices work.
-                batch = next(stream)
-                metrics = jax.tree.map(np.asarray, metrics)
+                batch = split(next(stream), devices)
+                metrics = jax.device_get(metrics)
             if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
                 state = dataclasses.replace(state, step=state.step - 1)
                 if folder.latest_step() != n:
@@ -148,12 +148,15 @@ def fit(
         return evaluated(config, state)
 
 
-def _affordable(step: Any, state: TrainState, stream: Iterator[Any], key: Any, seconds: float) -> int:
+def _affordable(
+    config: TrainConfig, step: Any, state: TrainState, stream: Iterator[Any], key: Any, seconds: float
+) -> int:
     """How many steps take what is left of `seconds` once the step is compiled; `state` stays as it is."""
     begin, times = time.monotonic(), []
     state = jax.tree.map(jnp.copy, state)  # given away by the step
+    steps = replicate(jnp.float32(config.steps))
     for _ in range(TRIED):
-        state, metrics = step(state, split(next(stream), jax.local_device_count()), key)
+        state, metrics = step(state, split(next(stream), jax.local_device_count()), key, steps)
         jax.block_until_ready(metrics)
         times.append(time.monotonic())
     pace = (times[-1] - times[TRIED // 3]) / (TRIED - TRIED // 3 - 1)

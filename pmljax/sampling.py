@@ -74,27 +74,36 @@ class Augment:
     between frames far apart the object may have crossed the picture."""
     zoom: float = 0.0
     """Each frame's own factor beside the clip's scale: exp(±zoom)."""
+    aspect: float = 0.0
+    """Each clip's own factor between height and width: exp(±aspect)."""
     colour: float = 0.2
     """Largest relative change of each frame's brightness, contrast and saturation."""
+    hue: float = 0.0
+    """How often a clip's colours are turned about grey, by any angle, the same in all its frames."""
     time: float = 0.0
     """Largest offset added to the frames' numbers, one for the clip."""
     paste: float = 0.0
     """How often an object of another clip lies before a clip's frames (`paste`); drawn by `resident`."""
 
     def __post_init__(self):
-        if not 0 <= self.paste <= 1:
-            raise InputError(f"paste {self.paste}: expected 0…1")
+        for name in ("paste", "hue"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: expected 0…1")
 
 
 def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
     """The crops of a clip. `key` is the run's; what is drawn depends on it and on the clip's number alone."""
-    keys = jax.random.split(jax.random.fold_in(key, clip.number), 6)
+    key = jax.random.fold_in(key, clip.number)
+    keys = jax.random.split(key, 6)
+    of_clip = jax.random.split(jax.random.fold_in(key, 6))
     frames = clip.frames.shape[0]
     low, high = np.log(config.scale)
     scale = jnp.exp(jax.random.uniform(keys[0], (), minval=low, maxval=high))
     scale = scale * jnp.exp(jax.random.uniform(keys[1], (frames,), minval=-config.zoom, maxval=config.zoom))
     if config.short_side is not None:
         scale = scale * (config.short_side / clip.window[:, 2:].min(-1))
+    stretch = jnp.exp(jax.random.uniform(of_clip[0], (), minval=-config.aspect, maxval=config.aspect) / 2)
+    scale = scale[:, None] * jnp.stack([stretch, 1 / stretch])[None]  # [t, 2]
     flip = jax.random.bernoulli(keys[2]) & config.flip
     if config.place == "each":
         places = jax.random.split(keys[3], frames)
@@ -103,12 +112,15 @@ def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:
         offset = jnp.broadcast_to(_place(keys[3], clip.labels[0], clip.extent, scale[0], config.crop), (frames, 2))
 
     # Pixel p of the crop reads the canvas at begin + p·stride (index coordinates; pixel centres stay centres).
-    stride = jnp.stack([1 / scale, jnp.where(flip, -1 / scale, 1 / scale)], -1)  # [t, 2]
-    begin = (offset + 0.5) / scale[:, None] - 0.5
-    begin = begin.at[:, 1].add(jnp.where(flip, (config.crop - 1) / scale, 0))
+    stride = (1 / scale).at[:, 1].multiply(jnp.where(flip, -1, 1))
+    begin = (offset + 0.5) / scale - 0.5
+    begin = begin.at[:, 1].add(jnp.where(flip, (config.crop - 1) / scale[:, 1], 0))
     square = (config.crop, config.crop)
     pictures = jax.vmap(_crop, (0, 0, 0, None, None))(clip.frames, begin, stride, clip.extent, square)
     labels = jax.vmap(_crop_labels, (0, 0, 0, None, None))(clip.labels, begin, stride, clip.extent, square)
+    if config.hue:
+        whether, angle = jax.random.uniform(of_clip[1], (2,))
+        pictures = _turned(pictures, jnp.where(whether < config.hue, 2 * np.pi * angle, 0))
     pictures = jax.vmap(_recolour, (0, 0, None))(jax.random.split(keys[4], frames), pictures, config.colour)
     later = jax.random.uniform(keys[5], (), maxval=config.time) if config.time else 0.0
     top_left, size = clip.window[:, :2], clip.window[:, 2:]
@@ -126,7 +138,7 @@ def _place(
     key: PRNGKeyArray,
     labels: UInt8[Array, "h w"],
     extent: Integer[Array, "2"],
-    scale: Float[Array, ""],
+    scale: Float[Array, "2"],
     crop: int,
 ) -> Float[Array, "2"]:
     """Where the crop begins (y, x) in the scaled picture: even among the places that hold one pixel of an object, itself
@@ -171,6 +183,13 @@ def _crop_labels(labels: UInt8[Array, "h w"], begin, stride, extent, size: tuple
 
     (rows, in_y), (columns, in_x) = axis(0), axis(1)
     return jnp.where(in_y[:, None] & in_x[None], labels[rows][:, columns], jnp.uint8(VOID))
+
+
+def _turned(pictures: Float[Array, "t c c 3"], angle: Float[Array, ""]) -> Float[Array, "t c c 3"]:
+    """Colours turned about the axis of the greys, which stay: the mean of red, green and blue does too."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    across = jnp.roll(pictures, 1, -1) - jnp.roll(pictures, -1, -1)  # the axis (1, 1, 1) × the colour
+    return cos * pictures + (1 - cos) * pictures.mean(-1, keepdims=True) + sin / np.sqrt(3) * across
 
 
 def _recolour(key: PRNGKeyArray, picture: Float[Array, "c c 3"], amount: float) -> Float[Array, "c c 3"]:

@@ -340,7 +340,11 @@ def spread(config: TrainConfig, objective: Objective = embedding_loss) -> Step:
     argument, the steps of the whole run (by default the recipe's), may change without another compilation."""
     step = partial(train_step, config, objective=objective, axis_name=AXIS)
     over = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0)
-    return lambda state, batch, key, steps=config.steps: over(state, batch, key, np.float32(steps))
+
+    def spread_step(state: TrainState, batch: Any, key: PRNGKeyArray, steps: int | Array = config.steps) -> Any:
+        return over(state, batch, key, steps if isinstance(steps, jax.Array) else np.float32(steps))
+
+    return spread_step
 
 
 def split(batch: Any, devices: int) -> Any:
@@ -351,7 +355,7 @@ def split(batch: Any, devices: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(devices, b // devices, *x.shape[1:]), batch)
 
 
-def replicate(state: TrainState) -> TrainState:
-    """The first state, laid over all devices: without it the second step would be compiled anew."""
+def replicate(state: Any) -> Any:
+    """The first state, or another tree of arrays, laid over all devices: without it the second step would be compiled anew."""
     mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

@@ -101,6 +101,10 @@ class Changes:
     """Each frame's own factor beside it: exp(±zoom)."""
     colour: float | None = None
     """Largest relative change of each frame's brightness, contrast and saturation."""
+    hue: float | None = None
+    """How often a clip's colours are turned about grey, by any angle, the same in all its frames."""
+    aspect: float | None = None
+    """Each clip's own factor between height and width: exp(±aspect)."""
     paste: float | None = None
     """How often an object of another clip lies before a clip's frames, with --resident."""
     accumulate: int | None = None
@@ -271,7 +275,9 @@ class Train:
         config = recipe(self.recipe)
         changed = {k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None}
         model = {k: changed.pop(k) for k in ("dtype", "position") if k in changed}
-        augment = {k: changed.pop(k) for k in ("crop", "scale", "zoom", "colour", "paste") if k in changed}
+        augment = {
+            k: changed.pop(k) for k in ("crop", "scale", "zoom", "aspect", "colour", "hue", "paste") if k in changed
+        }
         if "short_side" in changed:  # the canvas keeps its shape
             changed["canvas"] = tuple(round(n * changed["short_side"] / config.short_side) for n in config.canvas)
         return dataclasses.replace(

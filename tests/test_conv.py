@@ -87,6 +87,14 @@ def test_which_are_winograds(case, monkeypatch):
     assert bool(asked) == (case in WINOGRADS)
 
 
+@pytest.mark.parametrize("dilation, size", [(1, (5, 4)), (2, (7, 8)), (4, (13, 9)), (4, (3, 2))])
+def test_gradient_to_a_dilated_kernel_elsewhere(dilation, size, rng):
+    x, kernel, g = (rng.normal(size=n).astype("f") for n in ((2, *size, 3), (3, 3, 3, 5), (2, *size, 5)))
+    got = jax.jit(partial(conv_module.to_kernel_by_phases, dilation))(x, kernel, g)
+    expected = by_hand(x, kernel, g, 1, dilation, dilation)[2]
+    assert got.shape == expected.shape and np.abs(got - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
 def test_other_precisions_and_many_at_once(rng):
     x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((3, 2, 5, 4, 6), (1, 1, 6, 2)))
     many = jax.jit(jax.vmap(lambda x: conv(x, kernel)))(x)

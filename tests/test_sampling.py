@@ -50,11 +50,17 @@ def source(views, t):
 
 
 @pytest.mark.parametrize(
-    "config", [STILL, Augment(crop=40, colour=0.0, place="each", zoom=0.2)], ids=["shared", "each"]
+    "config",
+    [
+        STILL,
+        Augment(crop=40, colour=0.0, place="each", zoom=0.2),
+        Augment(crop=40, colour=0.0, place="each", zoom=0.2, aspect=0.4),
+    ],
+    ids=["shared", "each", "stretched"],
 )
 def test_a_crop_lies_where_it_says(config):
     """Colours, labels and position agree under crop, scale and flip: the position input stays the original frame's."""
-    flips, scales = set(), []
+    flips, scales, stretches = set(), [], []
     for number in range(12):
         made = clip(number)
         views = run(jax.random.key(5), made, config)
@@ -72,11 +78,13 @@ def test_a_crop_lies_where_it_says(config):
         step = np.asarray(views.step)
         flips.add(bool(step[0, 1] < 0))
         scales.append(1 / step[0, 0])
-        assert np.allclose(np.abs(step[:, 1]), step[:, 0])
+        stretch = np.log(np.abs(step[:, 1]) / step[:, 0])
+        assert np.allclose(stretch, stretch[0], atol=1e-5) and abs(stretch[0]) <= config.aspect + 1e-5
+        stretches.append(stretch[0])
         if config is STILL:
             assert np.ptp(step, 0).max() == 0 and np.ptp(np.asarray(views.origin), 0).max() == 0
         assert np.allclose(views.numbers, made.numbers)
-    assert flips == {True, False}
+    assert flips == {True, False} and np.ptp(stretches) >= config.aspect
     assert 0.4 < min(scales) < 0.7 and 1.1 < max(scales) < 1.9
 
 
@@ -94,6 +102,27 @@ def test_a_frame_read_with_more_pixels_is_shown_as_large():
     assert np.allclose(steps[1], 2 * steps[0], rtol=1e-6)
     # A frame whose short side is 100 has one of 42 to 84 at these scales.
     assert ((100 / steps[0] > 42 * np.exp(-0.1)) & (100 / steps[0] < 84 * np.exp(0.1))).all()
+
+
+def test_colours_are_turned_about_grey_alike_in_all_frames():
+    plain, config = Augment(crop=30, colour=0.0), Augment(crop=30, colour=0.0, hue=0.6)
+    turned = 0
+    for number in range(12):
+        made = clip(number)
+        made = made._replace(frames=80 + made.frames // 3)  # so that nothing is cut off
+        was, now = (np.asarray(run(jax.random.key(7), made, c).frames, float) for c in (plain, config))
+        inside = was.min(-1) > 70
+        assert np.array_equal(was == 0, now == 0)  # beyond the picture
+        assert np.abs(was.mean(-1) - now.mean(-1))[inside].max() <= 1
+        # One angle turns all frames' colours into the others, by the rotation about (1, 1, 1) of Rodrigues' formula.
+        axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+        errors = []
+        for angle in np.linspace(0, 2 * np.pi, 360, endpoint=False):
+            matrix = np.eye(3) + np.sin(angle) * axis + (1 - np.cos(angle)) * axis @ axis
+            errors.append(np.abs(was[inside] @ matrix.T - now[inside]).max())
+        assert min(errors) <= 3
+        turned += errors[0] > 3
+    assert 4 <= turned <= 10
 
 
 def test_position_of_a_crop_is_that_of_the_original_frame():
