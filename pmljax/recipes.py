@@ -1,9 +1,10 @@
 """Recipes of training: what `pmljax train --recipe NAME` does.
 
-`small`: for two CPU cores, from random weights; 4,900 steps, an hour or so (experiments/README.md). Each value
-is part of that one recipe, only their whole was measured. `small-gpu`: the same network on a GPU: larger crops of
-sharper frames, of which half have an object of another clip before them; three minutes of an H200. `base`: that for a
-larger network; not trained yet. `paper`: the paper's training as far as it is known (docs/sources.md), for a GPU.
+`small`: for two CPU cores, from random weights; 4,900 steps, an hour or so (experiments/README.md). Each value is part of
+that one recipe, only their whole was measured. `small-gpu`: the same network on a GPU: larger crops of sharper frames,
+three quarters with an object of another clip before them, half in turned colours; two and a half minutes of an H200.
+`base`: that for a larger network; not trained yet. `paper`: the paper's training as far as it is known (docs/sources.md),
+for a GPU.
 """
 
 from __future__ import annotations
@@ -38,9 +39,19 @@ _SMALL_GPU = replace(
     model=replace(NAMED["small"], dtype="bfloat16"),
     short_side=480,
     canvas=(480, 856),
-    augment=Augment(crop=385, scale=(1.2, 2.6), short_side=240, place="each", zoom=0.3, colour=0.35, paste=0.5),
+    augment=Augment(
+        crop=385,
+        scale=(1.2, 2.6),
+        short_side=240,
+        place="each",
+        zoom=0.3,
+        aspect=0.25,
+        colour=0.35,
+        hue=0.5,
+        paste=0.75,
+    ),
     turns=True,
-    steps=3674,  # what a lease had time for
+    steps=9161,  # what a lease had time for
     batch=8,
 )
 RECIPES = {
