@@ -113,8 +113,8 @@ BEYOND = {
     "default, reach 12": adapted(default, reach=12),
     "default, temperature .1": replace(default, temperature=0.1),
     "default, temperature .2": replace(default, temperature=0.2),
-    **{f"default, λ {n}": smoothed(default, n) for n in (4, 8, 16, 32, 64, 128, 256)},
-    "best, λ 64": smoothed(best, 64),
+    **{f"default, λ {n}": smoothed(default, float(n)) for n in (4, 8, 16, 32, 64, 128, 256)},
+    "best, λ 64": smoothed(best, 64.0),
     "best, no reach": adapted(best, reach=None),
     "best, 480 lines": replace(adapted(best, window=9, reach=9), size=480),
     # Of frames smaller than 480 lines, as networks see them by default; then of those that are not.
