@@ -1,20 +1,21 @@
 """The weights that ship with the package: trained from random ones, packed into one file, scored for their card.
 
-    python -m experiments.train_bundled --davis DAVIS --stills STILLS --first first --out bundled --score val
+    python -m experiments.train_bundled --recipe small-gpu --davis DAVIS --stills STILLS --first first --out bundled
+    python -m experiments.train_bundled --davis DAVIS --stills STILLS --out bundled              # on a CPU, four hours
     python -m experiments.train_bundled --davis DAVIS --split fit --stills STILLS --out trial --score dev      # a trial
+    python -m experiments.train_bundled --third bundled/third --davis DAVIS --score val --out bundled
     python -m experiments.train_bundled --tiny --out tiny        # every stage on made clips, in two minutes
 
 The first of these made the released model, with `first` from `--split fit`, where its presets were chosen.
-Stages, each of which goes on where it was stopped:
-  first   recipe `small` on `--sources` in the shares of FIRST → OUT/first; `--first RUN` names one that there is
-  second  the same network goes on, with every frame as anchors in turn, in the shares of SECOND → OUT/second;
+Stages, each of which goes on where it was stopped; STAGES has the steps of each, the shares of its sources, and its options:
+  first   from random weights → OUT/first; `--first RUN` names one that there is
+  second  of recipe `small` alone: the same network goes on, with every frame as anchors in turn → OUT/second;
           `--second MODEL`, a run or a file of weights, stands for both
-  third   more of the second, on clips of its own → OUT/third; `--third RUN` stands for all of them, such as a run of
-          `pmljax train --recipe small-gpu --resident`
+  third   it goes on, on clips of its own → OUT/third; `--third RUN` stands for all of them
   pack    the parameters' average over time, in half precision → OUT/small.safetensors, and its SHA-256
   score   plain, default, best and paper presets on `--score` (looked at once per released model: trials are scored on dev),
           the default once more in single precision, and made clips of keys that no training saw → OUT/card.json, OUT/card.md
-OUT/stages.json holds each stage's seconds. What is not known goes to each `pmljax train`: `--batch`, `--dtype`, `--device`.
+OUT/stages.json holds each stage's seconds. What is not known goes to each `pmljax train`: `--batch`, `--workers`, `--device`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,39 +49,57 @@ from pmljax.weights import load
 from pmljax.weights.bundled import write
 from pmljax.weights.checkpoint import find, read_record
 
-FIRST = {"davis": 1.0, "stills": 1.0}  # how often each source is drawn
-SECOND = {"davis": 1.0, "stills": 1.0, "synthetic": 0.25}
-STEPS = {"first": 4900, "second": 4000, "third": 5000}
+SOURCES = ("davis", "stills", "synthetic")
+
+
+class Stage(NamedTuple):
+    """shares: how often each of SOURCES is drawn.  more: options of `pmljax train`."""
+
+    steps: int
+    shares: tuple[float, float, float] = (1.0, 1.0, 0.25)
+    more: tuple[str, ...] = ()
+
+
+STAGES = {
+    "small": {
+        "first": Stage(4900, (1.0, 1.0, 0.0)),
+        "second": Stage(4000, more=("--turns", "True")),
+        "third": Stage(5000, more=("--turns", "True")),
+    },
+    "small-gpu": {"first": Stage(9161, more=("--resident",)), "third": Stage(9487, more=("--resident",))},
+}
 TINY = ["--batch", "2", "--crop", "97"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
 
-def train_arguments(args: argparse.Namespace, weights: dict[str, float], out: Path, seed: int) -> list[str]:
+def train_arguments(args: argparse.Namespace, stage: Stage, out: Path, seed: int) -> list[str]:
     """What `pmljax train` is told in every stage."""
     given = {"davis": args.davis, "stills": args.stills, "synthetic": True}
+    shares = dict(zip(SOURCES, stage.shares, strict=True))
     # Of sources that the stage has; all made where it has none of those asked for, as with --tiny.
-    chosen = {name: weight for name, weight in weights.items() if name in args.sources} or {"synthetic": 1.0}
+    chosen = {name: shares[name] for name in args.sources if shares[name]} or {"synthetic": 1.0}
     for name in chosen:
         if not given[name]:
             raise InputError(f"--{name}: not given; expected the folder, or --sources without {name}")
-    told = ["train", "--recipe", "small", "--out", str(out)]
+    told = ["train", "--recipe", args.recipe, "--out", str(out)]
     told += ["--davis", str(args.davis), "--split", args.split] if "davis" in chosen else []
     told += ["--stills", str(args.stills)] if "stills" in chosen else []
     told += ["--synthetic"] if "synthetic" in chosen else []
-    return [*told, "--weights", *map(str, chosen.values()), "--seed", str(seed), *args.more]
+    told += ["--weights", *(str(chosen[name]) for name in SOURCES if name in chosen)]
+    return [*told, "--seed", str(seed), *stage.more, *args.more]
 
 
 def stage_arguments(args: argparse.Namespace) -> dict[str, list[str]]:
     """What `pmljax train` is told in each stage that is still to be trained. Each draws clips of its own: another seed."""
     told, before = {}, args.second or args.first
-    for i, (stage, steps) in enumerate(STEPS.items()):
-        if (args.first and i < 1) or (args.second and i < 2) or args.third:
+    there = {"first": args.first or args.second or args.third, "second": args.second or args.third, "third": args.third}
+    for i, (name, stage) in enumerate(STAGES[args.recipe].items()):
+        if there[name]:
             continue
-        out = args.out / stage
-        told[stage] = train_arguments(args, SECOND if i else FIRST, out, args.seed + i)
-        told[stage] += ["--steps", "4" if args.tiny else str(steps)]
-        told[stage] += ["--init", str(before), "--turns", "True"] if i else []
-        before = out
+        told[name] = train_arguments(args, stage, args.out / name, args.seed + i)
+        told[name] += ["--steps", "4" if args.tiny else str(stage.steps)]
+        told[name] += ["--init", str(before)] if before else []
+        before = args.out / name
     return told
 
 
@@ -140,10 +159,11 @@ def timed(out: Path, stage: str, work: Callable[[], Any]) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=tuple(STAGES), default="small", help="for a CPU, or for a GPU")
     parser.add_argument("--davis", type=Path, help="a DAVIS root")
     parser.add_argument("--split", default="train", help="of it: what is trained on")
     parser.add_argument("--stills", type=Path, help="pictures with masks, in VOC's layout")
-    parser.add_argument("--sources", nargs="+", choices=tuple(SECOND), help="all by default; of --tiny: synthetic")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, help="all by default; of --tiny: synthetic")
     parser.add_argument("--first", type=Path, help="a run of the first stage to go on from, instead of training one")
     parser.add_argument("--second", type=Path, help="a run or weights of the second stage to go on from")
     parser.add_argument("--third", type=Path, help="a run to pack and score as it is")
@@ -153,7 +173,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args, args.more = parser.parse_known_args()
     args.more += TINY if args.tiny else []
-    args.sources = args.sources or (["synthetic"] if args.tiny else list(SECOND))
+    args.sources = args.sources or (["synthetic"] if args.tiny else list(SOURCES))
     try:
         if args.score and args.davis is None:
             raise InputError("--score: found no --davis; expected the root that has the split")

@@ -50,17 +50,19 @@ def given(**changes):
         "split": "fit",
         "sources": ["davis", "stills", "synthetic"],
         "more": [],
+        "recipe": "small",
     }
     return argparse.Namespace(**names | changes)
 
 
 def test_what_the_stages_are_told(tmp_path):
-    def told(weights, **changes):
-        return " ".join(train_bundled.train_arguments(given(**changes), weights, tmp_path, 1)).split(" --out ")[1]
+    def told(stage, **changes):
+        return " ".join(train_bundled.train_arguments(given(**changes), stage, tmp_path, 1)).split(" --out ")[1]
 
-    first, second = train_bundled.FIRST, train_bundled.SECOND
+    first, second = (train_bundled.STAGES["small"][name] for name in ("first", "second"))
     assert told(first) == f"{tmp_path} --davis D --split fit --stills S --weights 1.0 1.0 --seed 1"
-    assert told(second).endswith("--stills S --synthetic --weights 1.0 1.0 0.25 --seed 1")
+    assert told(second).endswith("--stills S --synthetic --weights 1.0 1.0 0.25 --seed 1 --turns True")
+    assert told(second, sources=["synthetic", "davis"]).endswith("--synthetic --weights 1.0 0.25 --seed 1 --turns True")
     # As with --tiny: a stage that has none of the sources asked for is made of made clips.
     assert (
         told(first, sources=["synthetic"], more=["--batch", "2"])
@@ -71,20 +73,27 @@ def test_what_the_stages_are_told(tmp_path):
 
 
 def test_which_stages_are_left(tmp_path):
-    def left(first=None, second=None, third=None):
-        args = given(first=first, second=second, third=third, out=tmp_path, seed=7, tiny=False)
+    def left(first=None, second=None, third=None, recipe="small"):
+        args = given(first=first, second=second, third=third, out=tmp_path, seed=7, tiny=False, recipe=recipe)
         return {k: " ".join(v) for k, v in train_bundled.stage_arguments(args).items()}
 
     every = left()
     assert list(every) == ["first", "second", "third"]
     assert every["first"].endswith("--weights 1.0 1.0 --seed 7 --steps 4900")
     for before, stage, seed in (("first", "second", 8), ("second", "third", 9)):
-        steps = train_bundled.STEPS[stage]
-        assert f"--seed {seed} --steps {steps} --init {tmp_path / before} --turns True" in every[stage]
-    assert list(left(first=Path("A"))) == ["second", "third"] and "--init A " in left(first=Path("A"))["second"]
+        steps = train_bundled.STAGES["small"][stage].steps
+        assert every[stage].endswith(f"--seed {seed} --turns True --steps {steps} --init {tmp_path / before}")
+    assert list(left(first=Path("A"))) == ["second", "third"] and left(first=Path("A"))["second"].endswith("--init A")
     for given_first in (None, Path("A")):
-        assert list(left(given_first, Path("B"))) == ["third"] and "--init B " in left(given_first, Path("B"))["third"]
+        assert list(left(given_first, Path("B"))) == ["third"]
+        assert left(given_first, Path("B"))["third"].endswith("--init B")
     assert not left(third=Path("C"))
+    gpu = left(recipe="small-gpu")
+    assert list(gpu) == ["first", "third"] and "--recipe small-gpu" in gpu["third"]
+    assert gpu["first"].endswith("--weights 1.0 1.0 0.25 --seed 7 --resident --steps 9161")
+    assert gpu["third"].endswith(f"--seed 8 --resident --steps 9487 --init {tmp_path / 'first'}")
+    assert list(left(first=Path("A"), recipe="small-gpu")) == ["third"]
+    assert left(second=Path("B"), recipe="small-gpu")["third"].endswith("--init B")
 
 
 def test_seconds_add_up_over_runs(tmp_path):
