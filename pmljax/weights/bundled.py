@@ -24,7 +24,7 @@ from pmljax.model import Model, abstract
 FORMAT = "1"
 DEFAULT = "small"
 """The model of every command where none is named."""
-SHA256 = {"small": "c5986c187067485cf6d5fdec6d11484a7fb808f970a61b70b34c9c254b88cbf5"}
+SHA256 = {"small": "e3c9d97a5e9858ea8ce05b49694f69779c930ef77b8d692598c33b8c2b43cc5f"}
 """Of the weights that come with the package, `NAME.safetensors` in this folder."""
 
 
