@@ -47,7 +47,7 @@ _MEMORY = Preset(
     temperature=0.15,
     adaptation=Adaptation(frames=8, window=6, bound=0.2, reach=9),
     # A tenth of the time of ten objects for a label in 8,000; the shares that are remembered are those before the solver.
-    solver=replace(_SOLVER, smoothness=16.0, tolerance=1e-3),
+    solver=replace(_SOLVER, tolerance=1e-3),
 )
 PRESETS = {
     "plain": Preset(),
