@@ -189,9 +189,9 @@ def _dilated_forward(dilation: int, x: jax.Array, kernel: jax.Array) -> tuple[ja
 
 
 def _dilated_backward(dilation: int, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    by_phases = partial(to_kernel_by_phases, dilation)
+    (x, kernel), by_phases = saved, partial(to_kernel_by_phases, dilation)
     return (
-        _plain_gradient(dilation, 0, *saved, g),
+        _plain_gradient(dilation, 0, x, kernel, g),
         lax.platform_dependent(*saved, g, cpu=partial(_plain_gradient, dilation, 1), default=by_phases),
     )
 

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from pmljax.errors import InputError
 from pmljax.model import Model
 from pmljax.runlog import RunLog
+from pmljax.sampling import Augment
 from pmljax.train import (
     Objective,
     TrainConfig,
@@ -110,7 +111,9 @@ def fit(
                 log.write(0, {"steps": float(config.steps)})
         devices = jax.local_device_count()
         stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
-        batch, steps = split(next(stream), devices), replicate(jnp.float32(config.steps))
+        steps = replicate(jnp.float32(config.steps))
+        with _advice(config):
+            batch = split(next(stream), devices)
         for n in range(begin, config.steps):
             pictures += config.batch * (batch.frames.shape[2] if batch.frames.ndim == 6 else 1)
             with _advice(config):
@@ -166,6 +169,8 @@ def _affordable(
 
 def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:
     now = json.loads(json.dumps(dataclasses.asdict(config)))
+    # A run that was begun before a way to vary clips was there has none of it.
+    before = before | {"augment": json.loads(json.dumps(dataclasses.asdict(Augment()))) | before["augment"]}
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:
         was, new = (json.dumps(d.get(changed[0]))[:80] for d in (before, now))

@@ -171,7 +171,7 @@ def _taps(begin: Float[Array, ""], stride: Float[Array, ""], extent: Integer[Arr
 
 def _crop(frame: UInt8[Array, "h w 3"], begin, stride, extent, size: tuple[int, int]) -> Float[Array, "y x 3"]:
     a_y, a_x = (_taps(begin[k], stride[k], extent[k], size[k], frame.shape[k]) for k in range(2))
-    # TF32 on a GPU, a quarter of a grey level at most: the result is rounded to whole ones.
+    # TF32 on a GPU, which is off by less than half a grey level: the result is rounded to whole ones.
     return jnp.einsum("yh,hwc,xw->yxc", a_y, frame.astype(jnp.float32), a_x, precision="high")
 
 

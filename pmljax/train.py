@@ -341,7 +341,9 @@ def spread(config: TrainConfig, objective: Objective = embedding_loss) -> Step:
     step = partial(train_step, config, objective=objective, axis_name=AXIS)
     over = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0)
 
-    def spread_step(state: TrainState, batch: Any, key: PRNGKeyArray, steps: int | Array = config.steps) -> Any:
+    def spread_step(
+        state: TrainState, batch: Any, key: PRNGKeyArray, steps: int | Float[Array, ""] = config.steps
+    ) -> Any:
         return over(state, batch, key, steps if isinstance(steps, jax.Array) else np.float32(steps))
 
     return spread_step

@@ -329,7 +329,9 @@ def test_what_was_compiled_is_found_again(made, tmp_path):
         found.append(entries)
         # The largest is the segmentation itself.
         os.truncate(cache / max(entries, key=entries.__getitem__), 1000)
-    assert found[0].keys() == found[1].keys() and any("label_embedding" in name for name in found[0])
+    # What compiles in about a tenth of a second is kept by one process and not by another; the segmentation takes longer.
+    labels = [[name for name in entries if "label_embedding" in name] for entries in found]
+    assert found[0].keys() <= found[1].keys() and labels[0] == labels[1] and len(labels[0]) == 1
     assert np.array_equal(labels_of(tmp_path / "first"), labels_of(tmp_path / "second"))
 
 

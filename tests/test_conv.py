@@ -95,6 +95,17 @@ def test_gradient_to_a_dilated_kernel_elsewhere(dilation, size, rng):
     assert got.shape == expected.shape and np.abs(got - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("dtype, channels", [("bfloat16", 8), ("float32", 8), ("float32", WIDE)])
+def test_which_gradient_to_a_dilated_kernel(dtype, channels):
+    """Without the dilation on a GPU, over four pictures of a quarter of the size; not on a CPU."""
+    x, kernel = jnp.zeros((1, 16, 16, channels), dtype), jnp.zeros((3, 3, channels, channels), dtype)
+    gradient = jax.jit(jax.grad(lambda kernel: conv(x, kernel, padding=2, dilation=2).sum()))
+    short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    for platform in ("cuda", "cpu"):
+        text = gradient.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+        assert (f"tensor<4x8x8x{channels}x{short}>" in text) == (platform == "cuda")
+
+
 def test_other_precisions_and_many_at_once(rng):
     x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((3, 2, 5, 4, 6), (1, 1, 6, 2)))
     many = jax.jit(jax.vmap(lambda x: conv(x, kernel)))(x)

@@ -18,7 +18,7 @@ import pytest
 import pmljax
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
-from pmljax.fit import Every, fit
+from pmljax.fit import Every, _same_recipe, fit
 from pmljax.runlog import read_log
 from pmljax.sampling import Augment, Clip
 from pmljax.train import Outcome, TrainConfig
@@ -187,6 +187,16 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
     assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
     pytest.importorskip("tensorboardX")
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_run_from_before_a_way_to_vary_clips_goes_on(tmp_path):
+    before = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    for name in ("aspect", "hue"):
+        del before["augment"][name]
+    _same_recipe(tmp_path, before, CONFIG)
+    turned = dataclasses.replace(CONFIG, augment=dataclasses.replace(CONFIG.augment, hue=0.5))
+    with pytest.raises(InputError, match="begun with another augment"):
+        _same_recipe(tmp_path, before, turned)
 
 
 def test_another_recipe_is_refused_and_overwrite_starts_anew(tmp_path):

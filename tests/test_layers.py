@@ -35,7 +35,7 @@ ARROWS = {
     "sampling": {"labels"},
     "train": {"config", "loss", "model", "preprocess", "sampling"},
     "recipes": {"config", "sampling", "train"},
-    "fit": {"model", "runlog", "train", "weights"},
+    "fit": {"model", "runlog", "sampling", "train", "weights"},
     "validation": {"data", "labels", "metrics", "model", "presets", "results", "segment"},
     "references": {"config", "labels", "preprocess"},
     "adaptation": {"references", "retrieval"},

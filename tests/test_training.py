@@ -93,6 +93,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--paste", "0.5"], "recipe small, paste 0.5: found no --resident"),
         (["--davis", "ROOT", "--recipe", "base"], "recipe base, paste 0.75: found no --resident"),
         (["--davis", "ROOT", "--paste", "1.5", "--resident"], "paste 1.5: expected 0…1"),
+        (["--davis", "ROOT", "--hue", "1.5"], "hue 1.5: expected 0…1"),
         (["--davis", "ROOT", "--minutes", "0"], "--minutes 0.0: expected"),
         (["--davis", "ROOT", "--minutes", "1", "--steps", "5"], "--minutes 1.0 --steps 5: expected one of them"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
@@ -142,7 +143,8 @@ def test_changes_to_a_recipe(tmp_path):
 def test_recipes_have_what_the_method_says():
     assert recipe("small").model.name == "small" and recipe("small").loss == "soft"
     gpu, base = recipe("small-gpu"), recipe("base")
-    assert (gpu.augment.crop, gpu.augment.paste, gpu.augment.hue, gpu.turns, gpu.steps) == (385, 0.75, 0.5, True, 9161)
+    assert (gpu.augment.crop, gpu.augment.paste, gpu.augment.hue, gpu.augment.aspect) == (385, 0.75, 0.5, 0.25)
+    assert gpu.turns and gpu.steps == 9161
     assert dataclasses.replace(gpu.model, dtype="float32") == recipe("small").model
     assert base == dataclasses.replace(gpu, model=base.model, steps=40_000, batch=16)
     assert base.model == dataclasses.replace(NAMED["base"], dtype="bfloat16")
