@@ -221,8 +221,9 @@ def child_devices(devices: int, quick: bool, rounds: int, device: str) -> dict[s
     use_device(device)  # pyright: ignore
     if len(jax.devices()) < devices:
         return {"there": len(jax.devices())}
+    from pmljax.parallel import AXIS, split
     from pmljax.sampling import Augment
-    from pmljax.train import AXIS, TrainConfig, create_state, split, train_step
+    from pmljax.train import TrainConfig, create_state, train_step
 
     toy = ModelConfig("toy", 10, 8, norm="group", head=((1, 16),))
     config = TrainConfig(toy if quick else named("small"), Augment(crop=33 if quick else 192), batch=4)

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from pmljax.errors import InputError
 from pmljax.model import Model
+from pmljax.parallel import replicate, split, spread
 from pmljax.runlog import RunLog
 from pmljax.sampling import Augment
 from pmljax.train import (
@@ -33,9 +34,6 @@ from pmljax.train import (
     create_state,
     embedding_loss,
     evaluated,
-    replicate,
-    split,
-    spread,
 )
 from pmljax.weights import checkpoint
 

@@ -89,6 +89,9 @@ class Augment:
         for name in ("paste", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected 0…1")
+        for name in ("zoom", "aspect", "colour", "time"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)}: expected 0 or more")
 
 
 def augment(key: PRNGKeyArray, clip: Clip, config: Augment) -> Views:

@@ -1,4 +1,4 @@
-"""Training: one pure step, and the one line that spreads it over devices.
+"""Training: the recipe, the state, and one pure step. `parallel` spreads it over devices.
 
 `train_step(config, state, batch, key)` averages the loss over a batch of clips, its gradients over `accumulate` parts and
 over the devices of a pmap axis, and updates parameters and their average over time. What a clip is worth is an objective,
@@ -17,7 +17,6 @@ from typing import Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -27,8 +26,6 @@ from pmljax.loss import Hinge, TripletLoss, soft_triplet_loss, triplet_loss
 from pmljax.model import EmbeddingNet, Model, create
 from pmljax.preprocess import position_of_crop, preprocess
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors, root_weights
-
-AXIS = "devices"
 
 
 @dataclass(frozen=True)
@@ -328,36 +325,3 @@ def train_step(
     rate = learning_rate(config, state.step, steps)
     metrics = {"loss": each.mean(), "norm": norm, "rate": rate, "each": each, **shares}
     return dataclasses.replace(kept_state, step=state.step + 1), metrics
-
-
-# Over devices
-
-Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-
-
-def spread(config: TrainConfig, objective: Objective = embedding_loss) -> Step:
-    """The step over all devices of all hosts: batches `[local devices, b, …]` (`split`), the state unreplicated. Its fourth
-    argument, the steps of the whole run (by default the recipe's), may change without another compilation."""
-    step = partial(train_step, config, objective=objective, axis_name=AXIS)
-    over = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0)
-
-    def spread_step(
-        state: TrainState, batch: Any, key: PRNGKeyArray, steps: int | Float[Array, ""] = config.steps
-    ) -> Any:
-        return over(state, batch, key, steps if isinstance(steps, jax.Array) else np.float32(steps))
-
-    return spread_step
-
-
-def split(batch: Any, devices: int) -> Any:
-    """`batch` `[b, …]` as `[devices, b/devices, …]`; InputError where it does not divide."""
-    b = jax.tree.leaves(batch)[0].shape[0]
-    if b % devices:
-        raise InputError(f"batch {b}: expected a multiple of the {devices} devices of this host")
-    return jax.tree.map(lambda x: x.reshape(devices, b // devices, *x.shape[1:]), batch)
-
-
-def replicate(state: Any) -> Any:
-    """The first state, or another tree of arrays, laid over all devices: without it the second step would be compiled anew."""
-    mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

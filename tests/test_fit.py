@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -197,6 +198,27 @@ def test_a_run_from_before_a_way_to_vary_clips_goes_on(tmp_path):
     turned = dataclasses.replace(CONFIG, augment=dataclasses.replace(CONFIG.augment, hue=0.5))
     with pytest.raises(InputError, match="begun with another augment"):
         _same_recipe(tmp_path, before, turned)
+
+
+@pytest.mark.parametrize("frames", [None, 3])
+def test_a_clip_counts_as_many_images_as_it_has_frames(tmp_path, monkeypatch, frames):
+    clock = itertools.count()
+    monkeypatch.setattr("pmljax.fit.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+
+    def pictures(start):
+        for batch in numbers()(start):
+            shape = (CONFIG.batch, *([frames] if frames else []), 2, 2, 3)
+            yield batch._replace(frames=np.broadcast_to(batch.frames.reshape(-1, *[1] * (len(shape) - 2), 3), shape))
+
+    def first_alone(config, variables, batch, key, axis_name):
+        flat = batch.frames.reshape(batch.frames.shape[0], -1)[:, :3]
+        return objective(config, variables, batch._replace(frames=flat), key, axis_name)
+
+    fit(tmp_path, CONFIG, pictures, objective=first_alone, variables=variables(), every=Every(log=5, save=15))
+    lines = read_log(tmp_path / "log.jsonl")
+    # The clock is read once a line, so between two lines lies a second.
+    found = [line["images a second"] for line in lines if "images a second" in line]
+    assert found == [5 * CONFIG.batch * (frames or 1)] * 6
 
 
 def test_another_recipe_is_refused_and_overwrite_starts_anew(tmp_path):

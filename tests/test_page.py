@@ -30,6 +30,7 @@ from pmljax.inputs import Edit, from_json  # noqa: E402
 from pmljax.interact import Session  # noqa: E402
 from pmljax.labels import encode_labels, read_labels  # noqa: E402
 from pmljax.page import desk as desks  # noqa: E402
+from pmljax.page import work  # noqa: E402
 from pmljax.page.app import MASK, make_app  # noqa: E402
 from pmljax.page.desk import Desk  # noqa: E402
 from pmljax.page.exports import coco_counts  # noqa: E402
@@ -312,6 +313,23 @@ def test_a_newer_input_overtakes():
     for future in (first, *others):
         future.exception(10)
     assert order == [INPUT, OTHERS, OTHERS, SOME_TIME] and isinstance(others[-1].exception(), ZeroDivisionError)
+
+
+def test_a_stopped_worker_has_ended_unless_it_takes_too_long(monkeypatch):
+    worker, order, gate = Worker(), [], threading.Event()
+    worker.submit(OTHERS, lambda: time.sleep(0.3))
+    worker.submit(SOME_TIME, lambda: order.append("waited"))
+    worker.stop()
+    assert order == ["waited"] and not worker._thread.is_alive()
+
+    monkeypatch.setattr(work, "PATIENCE", 0.1)
+    worker = Worker()
+    held = worker.submit(INPUT, lambda: gate.wait(10))
+    worker.stop()
+    assert not held.done() and worker._thread.is_alive()
+    gate.set()
+    worker._thread.join(10)
+    assert held.result() and not worker._thread.is_alive()
 
 
 def test_a_closed_page_leaves_nothing_behind(made, tmp_path, cache):
@@ -646,8 +664,9 @@ def test_a_video_that_breaks_off_is_told_on_the_page_and_in_one_line(made, tmp_p
     with served(broken, "--model", "color", "--out", tmp_path / "out", cache=cache) as server:
         state = told(server.address, "state", lambda s: s["phase"] == "failed")
         assert "00005.png: broken or truncated picture" in state["message"]
-        assert server.process.wait(20) == 2
-        assert "00005.png" in server.process.stderr.read().splitlines()[-1]
+        _, said = server.process.communicate(timeout=20)
+        assert server.process.returncode == 2, said
+        assert "00005.png" in said.splitlines()[-1]
 
 
 # Killed

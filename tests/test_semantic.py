@@ -25,6 +25,7 @@ from pmljax.errors import InputError
 from pmljax.labels import encode_labels
 from pmljax.loss import semantic_loss
 from pmljax.model import abstract
+from pmljax.parallel import split
 from pmljax.sampling import Augment, Clip
 from pmljax.semantic import (
     Pyramid,
@@ -36,7 +37,7 @@ from pmljax.semantic import (
     score,
     semantic_objective,
 )
-from pmljax.train import TrainConfig, create_state, split, train_step
+from pmljax.train import TrainConfig, create_state, train_step
 from pmljax.weights.carry import carry_into, carry_over
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

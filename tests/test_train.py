@@ -11,21 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
+from pmljax.parallel import AXIS, replicate, split, spread
 from pmljax.sampling import Augment, Clip
 from pmljax.train import (
-    AXIS,
     TrainConfig,
     clip_loss,
     create_state,
     evaluated,
     learning_rate,
     optimiser,
-    replicate,
-    split,
-    spread,
     train_step,
 )
 
@@ -376,3 +374,22 @@ def test_every_frame_has_the_anchors_in_turn(rng):
     each = [clip_loss(once, jax.random.key(0), embedding[np.array(o)], labels[np.array(o)]).loss for o in orders]
     found = clip_loss(config, jax.random.key(0), embedding, labels)
     assert np.isclose(found.loss, np.mean(each), rtol=1e-6) and len({float(x) for x in each}) == 3
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", "HIGHEST"), ("bfloat16", "HIGH")])
+def test_the_soft_loss_asks_for_tf32_of_networks_in_bfloat16_alone(dtype, expected):
+    config = dataclasses.replace(SMALL, model=dataclasses.replace(GROUP, dtype=dtype), loss="soft")
+    embedding, labels = jnp.zeros((3, 16, 8)), jnp.zeros((3, 16), jnp.uint8)
+
+    def products(jaxpr):
+        """The precision of every product, of inner functions too."""
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.params["precision"]
+            for inner in jaxprs_in_params(equation.params):
+                yield from products(inner)
+
+    gradient = jax.grad(lambda e: clip_loss(config, jax.random.key(0), e, labels).loss)
+    found = list(products(jax.make_jaxpr(gradient)(embedding).jaxpr))
+    asked = jax.lax.Precision[expected]
+    assert len(found) >= 3 and set(found) == {(asked, asked)}

@@ -94,6 +94,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--recipe", "base"], "recipe base, paste 0.75: found no --resident"),
         (["--davis", "ROOT", "--paste", "1.5", "--resident"], "paste 1.5: expected 0…1"),
         (["--davis", "ROOT", "--hue", "1.5"], "hue 1.5: expected 0…1"),
+        (["--davis", "ROOT", "--aspect", "-0.1"], "aspect -0.1: expected 0 or more"),
         (["--davis", "ROOT", "--minutes", "0"], "--minutes 0.0: expected"),
         (["--davis", "ROOT", "--minutes", "1", "--steps", "5"], "--minutes 1.0 --steps 5: expected one of them"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 INPUT, VIEW, OTHERS, SOME_TIME, LAST = 0, 1, 2, 3, 4
 """How urgent: an input; the frame in view; the other frames; what nobody waits for; the end."""
+PATIENCE = 5.0
+"""Seconds."""
 
 
 class Worker:
@@ -24,7 +26,8 @@ class Worker:
             queue.PriorityQueue()
         )
         self._order = itertools.count()
-        threading.Thread(target=self._run, name="pmljax-page", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="pmljax-page", daemon=True)
+        self._thread.start()
 
     def submit(self, urgency: int, call: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -36,8 +39,12 @@ class Worker:
         return await asyncio.wrap_future(self.submit(urgency, call))
 
     def stop(self) -> None:
-        """The thread ends after the calls that wait."""
+        """The thread ends after the calls that wait; returns once it has, or after PATIENCE.
+
+        A thread that is inside of compiled code when the interpreter ends can take the process down with it.
+        """
         self._waiting.put((LAST, next(self._order), Future(), None))
+        self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while True:
