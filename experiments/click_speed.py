@@ -40,7 +40,8 @@ class Config:
     clicks: int = 50
     memory: float = 1.0
     """GiB of embeddings that are held; longer videos are read from their file."""
-    k: int = 1
+    k: int | None = None
+    """Neighbours that vote; None: as a `Session` has it for the network."""
     seed: int = 0
     device: Device = "auto"
     out: Path | None = None

@@ -8,12 +8,12 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from pmljax.errors import InputError
-from pmljax.segmenting import Computing
+from pmljax.segmenting import Computing, vote_rule
 from pmljax.terminal import progress
 
 FAREWELL = 2.0  # seconds in which a page hears why its video could not be opened
@@ -35,8 +35,9 @@ class Annotate:
     out: Path | None = None
     """The folder of the edit log; by default INPUT's name with -edits, here."""
     computing: Annotated[Computing, arg(name="")] = Computing()
-    neighbours: int = 1
-    """How many of the nearest marked pixels vote."""
+    neighbours: int | None = None
+    """So many of the nearest marked pixels vote, all the same. By default as the edit log says, else ten, the nearer the more
+    (with `color` one)."""
     port: int = 0
     """Where to serve; 0: wherever there is room."""
     host: str = "127.0.0.1"
@@ -57,7 +58,7 @@ class Annotate:
         except ImportError as error:
             raise InputError(f"annotate needs {error.name}; expected: pip install 'pmljax[app]'") from None
         from pmljax.data.sources import open_frames
-        from pmljax.editlog import EditLog, header_of
+        from pmljax.editlog import NAME, EditLog, header_of
         from pmljax.interact import Session
         from pmljax.page.app import make_app
         from pmljax.page.desk import Desk
@@ -72,7 +73,8 @@ class Annotate:
         if out.resolve() in (self.input.resolve(), self.input.resolve().parent):
             raise InputError(f"{out}: this is where the input {self.input} is; expected another folder to write to")
         seen = model.config.seen(frames.size, preset.size)
-        header = header_of(frames.digest(), fingerprint(model), frames.size, k=self.neighbours, seen=seen)
+        vote = vote_rule(self.neighbours, out / NAME, model.config)
+        header = header_of(frames.digest(), fingerprint(model), frames.size, vote=vote, seen=seen)
 
         with bind(self.host, self.port) as listening:
             log = EditLog(out, header)
@@ -86,7 +88,9 @@ class Annotate:
 
                 try:
                     with progress(f"embed {self.input.name}", frames.count) as bar:
-                        return Session(model, frames, k=self.neighbours, size=preset.size, advance=told)
+                        k, temperature = vote
+                        options: Any = {"size": preset.size, "advance": told}
+                        return Session(model, frames, k=k, temperature=temperature, **options)
                 except Exception:  # the page says why, then the command does
                     threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
                     raise

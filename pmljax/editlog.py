@@ -28,9 +28,25 @@ class LogFull(Exception):
     """An input could not be written. Everything before it is kept."""
 
 
-def header_of(video: str, weights: str, size: tuple[int, int], *, k: int, seen: tuple[int, int]) -> dict[str, Any]:
-    """The first line of a log. video, weights: hashes.  size: (h, w).  k, seen: as in `Session`."""
-    return {"video": video, "weights": weights, "size": list(size), "k": k, "seen": list(seen), "format": FORMAT}
+def header_of(
+    video: str, weights: str, size: tuple[int, int], *, vote: tuple[int, float | None], seen: tuple[int, int]
+) -> dict[str, Any]:
+    """The first line of a log. video, weights: hashes.  size: (h, w).  vote, seen: k and temperature as in `Session`, (h, w) as
+    the network sees frames."""
+    k, temperature = vote
+    numbers = {"size": list(size), "k": k, "temperature": temperature, "seen": list(seen)}
+    return {"video": video, "weights": weights, **numbers, "format": FORMAT}
+
+
+def vote_of(path: Path) -> tuple[int, float | None] | None:
+    """k and temperature of the log at `path`, by its first line; None where there is none that says so."""
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return None
+    k, temperature = (found.get(key) if isinstance(found, dict) else None for key in ("k", "temperature"))
+    return (k, temperature) if type(k) is int and isinstance(temperature, float | None) else None
 
 
 def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], int, str]:

@@ -20,19 +20,19 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pmljax.answers import EMPTY, FEW, Answer, add, cell_labels, have, nothing, search_anew, votes
+from pmljax.answers import Answer, cell_labels, filled, power, updated, votes, weighing_of, weights_of
 from pmljax.config import ShortSide
-from pmljax.embedded import CHUNK, Video, embed_video
+from pmljax.embedded import CHUNK, LENGTH, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
 from pmljax.inputs import PLACED, Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.model import Model
-from pmljax.presets import preset_of
+from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
 from pmljax.segment import grow
 
-ANEW = 4096  # cells that are searched anew at once
+KEPT = 1 << 28  # bytes of the neighbours before the last change
 
 
 class Session:
@@ -43,9 +43,11 @@ class Session:
     session.scribble(0, [(20, 30), (25, 300)], label=0, width=9)
     labels = session.labels(40)                           # uint8 [h, w]
 
-    k: neighbours that vote.  size: as in `Preset`, by default that of the network's.  cache: the folder in which
-    embeddings are kept between sessions, by default `default_cache()`; None: not at all.  memory: bytes of embeddings that
-    are held; longer videos are read from their file.  advance: called after each frame that is embedded.
+    k: neighbours that vote.  temperature: they weigh exp(−distance/temperature), the distance that between embeddings, squared
+    (in units of the longest, where they have no unit length); None: all the same. Without a k both are `session_vote`'s.
+    size: as in `Preset`, by default that of the network's.  cache: the folder in which embeddings are kept between
+    sessions, by default `default_cache()`; None: not at all.  memory: bytes of embeddings that are held; longer videos are
+    read from their file.  advance: called after each frame that is embedded.
     Bad input raises InputError and changes nothing.
     """
 
@@ -54,18 +56,24 @@ class Session:
         model: Model,
         video: Video,
         *,
-        k: int = 1,
+        k: int | None = None,
+        temperature: float | None = None,
         size: ShortSide | Literal["preset"] = "preset",
         cache: Path | str | None = "",
         memory: int = 1 << 30,
         advance: Callable[[], object] = lambda: None,
     ):
+        if k is None:
+            k, temperature = session_vote(model.config)
         if not 1 <= k <= 50:
             raise InputError(f"k {k}: expected 1…50")
+        if temperature is not None and not temperature > 0:
+            raise InputError(f"temperature {temperature}: expected more than 0, or None")
         size = preset_of(model.config).size if size == "preset" else size
         folder = default_cache() if cache == "" else Path(cache) if cache else None
         self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
-        config, self.size, self.k = model.config, video.size, k
+        config, self.size, self.k, self.temperature = model.config, video.size, k, temperature
+        self._weighing = weighing_of(None if temperature is None else LENGTH**2 * temperature)
         shrink = both_axes(config, self.size, size, partial(shrink_matrix, half_pixel=config.half_pixel))
         growth = both_axes(
             config, self.size, size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
@@ -81,6 +89,8 @@ class Session:
         """What the user calls the objects."""
         self._marks: dict[int, Marks] = {}
         self._answers: dict[int, Answer] = {}
+        self._earlier: dict[int, Answer] = {}
+        """Those before the last change, to which `undo` comes back; as many as KEPT has room for."""
         # What is marked: places (frame·c + cell) ascending, their labels, their embeddings.
         self._marked, self._labels = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self._rows = np.zeros((0, self.embedded.dimensions), np.float16)
@@ -234,7 +244,14 @@ class Session:
     def snapshot(self) -> Session:
         """A session on the same embeddings with the same inputs, which goes its own way from here."""
         other = copy.copy(self)
-        for name in ("edits", "undone", "names", "_marks", "_answers"):  # what they hold is never written to
+        for name in (
+            "edits",
+            "undone",
+            "names",
+            "_marks",
+            "_answers",
+            "_earlier",
+        ):  # what they hold is never written to
             setattr(other, name, copy.copy(getattr(self, name)))
         return other
 
@@ -254,20 +271,22 @@ class Session:
         return (self.labels(frame) for frame in range(self.embedded.count))
 
     def votes(self, frame: int) -> tuple[Float[np.ndarray, "y x o"], UInt8[np.ndarray, "o"]]:
-        """(the share of each label among the neighbours of every cell, the labels); 255 for columns not in use."""
+        """(the share of each label in the vote of every cell's neighbours, the labels); 255 for columns not in use."""
         if not 0 <= frame < self.embedded.count:
             raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
         chunk, f = divmod(frame, CHUNK)
         marked, columns, ids = self._padded()
-        shares = votes(self._answer(chunk).places, marked, columns, labels=len(ids))
-        cells = self.embedded.cells
-        return np.asarray(shares)[f * cells : (f + 1) * cells].reshape(*self.embedded.grid, -1), ids
+        answer = self._answer(chunk)
+        found = (answer.distances, answer.places, np.int32(f), self._weighing, marked, columns)
+        shares = votes(*found, cells=self.embedded.cells, labels=len(ids))
+        return np.asarray(shares).reshape(*self.embedded.grid, -1), ids
 
     def grid_labels(self) -> UInt8[np.ndarray, "t y x"]:
         """The label of every cell of every frame: the whole video's answer before it grows."""
         marked, columns, ids = self._padded()
-        found = [cell_labels(self._answer(i).places, marked, columns, ids) for i in range(self.embedded.chunks)]
-        cells = np.concatenate([np.asarray(x) for x in found])[: self.embedded.count * self.embedded.cells]
+        answers = (self._answer(i) for i in range(self.embedded.chunks))
+        found = [np.asarray(cell_labels(a.distances, a.places, self._weighing, marked, columns, ids)) for a in answers]
+        cells = np.concatenate(found)[: self.embedded.count * self.embedded.cells]
         return cells.reshape(self.embedded.count, *self.embedded.grid)
 
     def said(self, frame: int) -> Marks:
@@ -278,65 +297,32 @@ class Session:
         """Of every marked cell: its place (frame·c + cell, ascending), its label, its embedding."""
         return self._marked, self._labels, self._rows
 
-    def neighbours(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest marked cells of every cell of a frame: (squared distances, places), `[c, k]`, as in `Answer`."""
+    def neighbours(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The k nearest marked cells of every cell of a frame: (squared distances, places, weights), `[c, k]`, as in `Answer`
+        and `weights_of`."""
         chunk, f = divmod(frame, CHUNK)
         here = slice(f * self.embedded.cells, (f + 1) * self.embedded.cells)
         answer = self._answer(chunk)
-        return np.asarray(answer.distances)[here], np.asarray(answer.places)[here]
+        distances, places = (np.asarray(x)[here] for x in (answer.distances, answer.places))
+        return distances, places, np.asarray(weights_of(distances, self._weighing))
 
     def _padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(marked places, the column of each one's label, the columns' ids), filled up so that few sizes are compiled."""
         ids = np.asarray(id_columns([0, *sorted({int(i) for i in self._labels} - {0})]))
-        size = _power(len(self._marked), 128)
-        marked, columns = np.full(size, EMPTY, np.int32), np.zeros(size, np.int32)
-        marked[: len(self._marked)] = self._marked
-        columns[: len(self._marked)] = np.searchsorted(ids, self._labels)
-        return marked, columns, ids
+        size = power(len(self._marked), 128)
+        return filled(self._marked, size), filled(np.searchsorted(ids, self._labels), size, 0), ids
 
     def _answer(self, i: int) -> Answer:
         """The chunk's neighbours among what is marked now."""
         before = self._answers.get(i)
         if before is not None and before.marked is self._marked:
             return before
-        old = before.marked if before else np.zeros(0, np.int32)
-        come = ~np.isin(self._marked, old, assume_unique=True)
-        gone = old[~np.isin(old, self._marked, assume_unique=True)]
-        if before is None or come.sum() + len(gone) >= len(self._marked):
-            before, come, gone = None, np.ones(len(self._marked), bool), gone[:0]
+        earlier = self._earlier.get(i)
+        if before is not None and (i in self._earlier or (len(self._earlier) + 1) * before.bytes <= KEPT):
+            self._earlier[i] = before
+        if earlier is not None and np.array_equal(earlier.marked, self._marked):
+            self._answers[i] = earlier._replace(marked=self._marked)
+            return self._answers[i]
         cells = CHUNK * self.embedded.cells
-        found = (before.distances, before.places) if before else nothing(cells, self.k)
-        if come.any() or len(gone):
-            embeddings = self.embedded.chunk(i)
-            if come.any():
-                found = add(embeddings, *found, *self._some(come))
-            if len(gone):
-                found = self._without(embeddings, found, gone)
-        self._answers[i] = Answer(found[0], found[1], self._marked)
+        self._answers[i] = updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
         return self._answers[i]
-
-    def _some(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(embeddings, places) of chosen marked cells, filled up."""
-        count = int(chosen.sum())
-        size = count if count == 1 else 8 if count <= FEW else _power(count, 128)
-        rows, places = np.zeros((size, self._rows.shape[1]), np.float16), np.full(size, EMPTY, np.int32)
-        rows[:count], places[:count] = self._rows[chosen], self._marked[chosen]
-        return rows, places
-
-    def _without(self, embeddings: jax.Array, found: tuple[jax.Array, jax.Array], gone: np.ndarray):
-        """The neighbours when marked cells have gone: the cells that had one of them are searched anew."""
-        away = np.full(_power(len(gone), 8), EMPTY, np.int32)
-        away[: len(gone)] = gone
-        lost = np.flatnonzero(np.asarray(have(found[1], away)))
-        if not len(lost):
-            return found
-        rows = self._some(np.ones(len(self._marked), bool))
-        for begin in range(0, len(lost), ANEW):
-            cells = np.full(ANEW, lost[begin], np.int32)  # filled up with one cell again and again
-            cells[: len(lost) - begin] = lost[begin : begin + ANEW]
-            found = search_anew(embeddings, *found, cells, *rows)
-        return found
-
-
-def _power(n: int, least: int) -> int:
-    return max(1 << max(n - 1, 0).bit_length(), least)

@@ -60,6 +60,11 @@ PRESETS = {
 }
 
 
+def session_vote(config: ModelConfig) -> tuple[int, float | None]:
+    """(k, temperature) of a `Session`, chosen as `default` was. Of embeddings without unit length the nearest alone votes."""
+    return (10, 0.5) if config.unit else (1, None)
+
+
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 

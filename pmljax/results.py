@@ -120,7 +120,8 @@ def session_to(
 ) -> Summary:
     """As `segment_to`: the labels that the inputs of a session of these frames give."""
     said = hashlib.sha256(to_lines(session.edits).encode()).hexdigest()
-    identity = _identity(model, frames) | {"inputs": said, "k": session.k, "seen": list(session.grid.seen)}
+    vote = {"k": session.k, "temperature": session.temperature}
+    identity = _identity(model, frames) | {"inputs": said, **vote, "seen": list(session.grid.seen)}
 
     def labels(images: Iterator[tuple[int, np.ndarray]], skip: set[int]) -> Iterator[np.ndarray | None]:
         return (None if i in skip else session.labels(i) for i, _ in enumerate(images))

@@ -60,6 +60,16 @@ class Computing:
         return model, dataclasses.replace(preset, size=None if size == "full" else (int(size), int(size)))
 
 
+def vote_rule(neighbours: int | None, log: Path | None, config: Any) -> tuple[int, float | None]:
+    """(k, temperature) of a session: what is asked for, else what the edit log that it continues says, else the network's."""
+    from pmljax.editlog import vote_of
+    from pmljax.presets import session_vote
+
+    if neighbours is not None:
+        return neighbours, None
+    return (log and vote_of(log)) or session_vote(config)
+
+
 @dataclass(frozen=True)
 class Segment:
     """Segment a video: from the mask of its first frame to masks of all frames, an overlay and a contact sheet.
@@ -84,8 +94,9 @@ class Segment:
     """Instead of a mask: a scribble file of the DAVIS interactive challenge."""
     edits: Path | None = None
     """Instead of a mask: the edit log that `pmljax annotate` kept (OUT/edits.jsonl)."""
-    neighbours: int = 1
-    """With --clicks or --scribbles: how many of the nearest marked pixels vote."""
+    neighbours: int | None = None
+    """With --clicks, --scribbles or --edits: so many of the nearest marked pixels vote, all the same. By default as the edit
+    log says, else ten, the nearer the more (with `color` one)."""
     computing: Annotated[Computing, arg(name="")] = Computing()
     start: int = 0
     """First frame, counted from 0."""
@@ -141,12 +152,13 @@ class Segment:
         given = self.clicks or self.scribbles or self.edits
         edits = davis_scribbles(self.scribbles, frames.size) if self.scribbles else []
         model, preset = self.computing.prepare()
+        vote = vote_rule(self.neighbours, self.edits, model.config)
         if self.edits:
             seen = model.config.seen(frames.size, preset.size)
-            header = header_of(frames.digest(), fingerprint(model), frames.size, k=self.neighbours, seen=seen)
+            header = header_of(frames.digest(), fingerprint(model), frames.size, vote=vote, seen=seen)
             edits = read_log(self.edits, header)
         with progress(f"embed {self.input.name}", frames.count) as advance:
-            session = Session(model, frames, k=self.neighbours, size=preset.size, advance=advance)
+            session = Session(model, frames, k=vote[0], temperature=vote[1], size=preset.size, advance=advance)
         if self.clicks:
             session.load(self.clicks)
         for edit in edits:

@@ -50,15 +50,16 @@ def why(session: Session, frame: int, y: int, x: int) -> Why:
     """Who decided pixel (y, x): the neighbours of the (up to four) cells between which its vote is interpolated."""
     label = int(session.labels(frame)[y, x])
     places, labels, _ = session.marked()
-    distances, nearest = session.neighbours(frame)
+    distances, nearest, heavy = session.neighbours(frame)
     weights: dict[int, list[float]] = {}
     row, column = session.growth[0][y], session.growth[1][x]
     for i in np.flatnonzero(row):
         for j in np.flatnonzero(column):
             cell = int(i) * session.grid.cells[1] + int(j)
             voted = np.isfinite(distances[cell])
-            for place, distance in zip(nearest[cell][voted], distances[cell][voted], strict=True):
-                share = float(row[i]) * float(column[j]) / int(voted.sum())
+            part = heavy[cell][voted] / max(heavy[cell][voted].sum(), 1)
+            for place, distance, weight in zip(nearest[cell][voted], distances[cell][voted], part, strict=True):
+                share = float(row[i]) * float(column[j]) * float(weight)
                 before = weights.setdefault(int(place), [0.0, math.inf])
                 weights[int(place)] = [before[0] + share, min(before[1], math.sqrt(distance) / LENGTH)]
     found, shares = [], {}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pmljax import editlog
-from pmljax.editlog import EditLog, LogFull, header_of, read_log
+from pmljax.editlog import EditLog, LogFull, header_of, read_log, vote_of
 from pmljax.errors import InputError
 from pmljax.inputs import Edit
 
-HEADER = header_of("a video", "weights", (41, 55), k=1, seen=(41, 55))
+HEADER = header_of("a video", "weights", (41, 55), vote=(1, None), seen=(41, 55))
 EDITS = [
     Edit("click", 0, 1, ((4, 5),)),
     Edit("mask", 3, labels=np.eye(9, dtype=np.uint8)),
@@ -78,14 +78,30 @@ def test_cut_in_its_first_line_it_is_begun_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "what"), [("video", "another video"), ("weights", "another model"), ("k", "another k")]
+    ("key", "what"),
+    [("video", "another video"), ("weights", "another model"), ("k", "another k"), ("temperature", "another temp")],
 )
 def test_a_log_of_something_else_is_refused_and_left_alone(tmp_path, key, what):
     path = written(tmp_path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match=f"this log is of {what} .*; expected the same, or another --out"):
+    with pytest.raises(InputError, match=f"this log is of {what}.*; expected the same, or another --out"):
         EditLog(tmp_path, HEADER | {key: "other"})
     assert path.read_bytes() == before
+
+
+def test_what_a_log_says_of_its_vote(tmp_path):
+    path = written(tmp_path)
+    assert vote_of(path) == (1, None) and vote_of(tmp_path / "none") is None
+    header = json.loads(path.read_text().splitlines()[0])
+    for changed, expected in (({"k": 10, "temperature": 0.15}, (10, 0.15)), ({"k": "2"}, None), ({"k": True}, None)):
+        path.write_text(json.dumps(header | changed) + "\n")
+        assert vote_of(path) == expected
+    del header["temperature"]  # of a log from before votes were weighed, which goes on
+    path.write_text(json.dumps(header) + "\n")
+    assert vote_of(path) == (1, None) and read_log(path, HEADER) == []
+    for broken in ("", "[]", "{", "[" * 100_000):
+        path.write_text(broken)
+        assert vote_of(path) is None
 
 
 @pytest.mark.parametrize("line", ["{", "7", '{"op": "jump"}', "[" * 100_000])

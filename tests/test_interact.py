@@ -9,6 +9,7 @@ import sys
 import textwrap
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import pmljax
 from pmljax import embedded, files
+from pmljax.answers import updated, weighing_of, weights_of
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
@@ -23,7 +25,7 @@ from pmljax.inputs import Edit, from_json, no_marks, read_edits, region, with_ed
 from pmljax.interact import Session
 from pmljax.labels import encode_labels
 from pmljax.model import create
-from pmljax.presets import preset_of
+from pmljax.presets import preset_of, session_vote
 from pmljax.scribbles import davis_scribbles
 from pmljax.segment import segment
 
@@ -73,7 +75,19 @@ def by_hand(session, frame):
     distances = ((q[:, None] - every[at][None]) ** 2).sum(-1)
     order = np.argsort(distances, axis=1, kind="stable")[:, : session.k]  # `at` ascends: the lower place of equal ones
     ids = np.unique([0, *labels])
-    votes = (labels[order][..., None] == ids).sum(1)
+    found = np.take_along_axis(distances, order, 1)
+    weights = np.full(found.shape, 2**16)
+    if session.temperature is not None:
+        unit = int(LENGTH**2 * session.temperature)
+        step = 1  # the largest power of two of which at least 128 are a temperature
+        while 256 * step <= unit:
+            step *= 2
+        further = (found - found[:, :1]) // step * step
+        assert 128 * step <= unit or step == 1
+        weights = np.round(2**16 * np.exp(-further / unit))
+        weights[:, :1] += 1  # of two that share a step the nearest
+    votes = ((labels[order][..., None] == ids) * weights[..., None]).sum(1)
+    assert votes.max() < 2**24
     return ids[votes.argmax(-1)], at[order]
 
 
@@ -110,10 +124,14 @@ def made_edit(op, frame=0, *rest):
     return Edit(op, frame, labels=cells.repeat(8, 0).repeat(8, 1)[:41, :55].astype(np.uint8))
 
 
-@pytest.fixture(scope="module", params=[(COLOR, 1), (NET, 1), (COLOR, 4)], ids=["color", "net", "k 4"])
+@pytest.fixture(
+    scope="module",
+    params=[(COLOR, 1, None), (NET, 1, None), (COLOR, 4, None), (NET, None, None), (COLOR, 3, 0.001)],
+    ids=["color", "net", "k 4", "net as it comes", "color weighed"],
+)
 def session(request):
-    model, k = request.param
-    return Session(model, VIDEO, k=k, cache=None)
+    model, k, temperature = request.param
+    return Session(model, VIDEO, k=k, temperature=temperature, cache=None)
 
 
 @settings(max_examples=12)
@@ -128,6 +146,48 @@ def test_any_sequence_of_inputs_equals_a_search_from_scratch(session, sequence, 
     check(session, [data.draw(frame_numbers), 0])
 
 
+@pytest.mark.parametrize("kept", [1 << 28, 0])
+def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
+    """Without a search where there is room for what was before; to the same where there is none."""
+    monkeypatch.setattr("pmljax.interact.KEPT", kept)
+    session, searched = Session(NET, VIDEO, cache=None), []
+    for i in range(14):  # more than vote
+        session.click(i % 11, 3 * i, 4 * i, i % 3)
+    before = session.grid_labels()
+    session.scribble(5, [(2, 3), (39, 50)], 7, width=5)
+    after = session.grid_labels()
+    assert 7 in after and 7 not in before
+    monkeypatch.setattr("pmljax.interact.updated", lambda *a: searched.append(0) or updated(*a))
+    for change, expected in [(session.undo, before), (session.redo, after)] * 2:
+        change()
+        assert np.array_equal(session.grid_labels(), expected)
+        check(session, [0, 10])
+    assert len(searched) == (0 if kept else 4 * session.embedded.chunks)
+
+
+@pytest.mark.parametrize("marks", [3, 10, 40])
+@pytest.mark.parametrize("gone", [1, 2, 30])
+def test_marks_that_come_and_go_equal_a_search_from_scratch(rng, marks, gone):
+    """Of few marks each is taken out of the lists; of more the cells that had it are searched anew, or all."""
+    cells, k = 300, 10
+    embeddings = jnp.asarray(rng.integers(-3, 4, (cells, 6)), jnp.float16)  # many equal distances
+    rows = rng.integers(-3, 4, (marks + 5, 6)).astype(np.float16)
+    places = np.sort(rng.choice(10_000, marks + 5, replace=False)).astype(np.int32)
+
+    def answer(before, chosen):
+        return updated(before, cells, lambda: embeddings, places[chosen], rows[chosen], k)
+
+    there = np.arange(marks + 5) >= 5
+    then = there.copy()
+    then[rng.choice(np.flatnonzero(there), min(gone, marks), replace=False)] = False
+    then[:2] = True  # two come at the same time
+    found, fresh = answer(answer(None, there), then), answer(None, then)
+    assert np.array_equal(found.places, fresh.places) and np.array_equal(found.distances, fresh.distances)
+    distances = ((np.asarray(embeddings, int)[:, None] - rows[then].astype(int)[None]) ** 2).sum(-1)
+    order = np.argsort(distances, 1, kind="stable")[:, :k]
+    assert np.array_equal(np.asarray(found.places)[:, : order.shape[1]], places[then][order])
+
+
 def test_distances_are_whole_numbers_that_float32_adds_without_rounding(rng):
     e = rng.normal(size=(9, 11, 128)).astype("f")
     kept = np.asarray(quantise(e / np.linalg.norm(e, axis=-1, keepdims=True), np.float32(LENGTH)))
@@ -135,6 +195,32 @@ def test_distances_are_whole_numbers_that_float32_adds_without_rounding(rng):
     assert (2 * np.linalg.norm(kept.astype(float), axis=-1).max()) ** 2 < 2**24
     long = np.asarray(quantise(100 * e, np.float32(LENGTH)))
     assert (2 * np.linalg.norm(long.astype(float), axis=-1).max()) ** 2 < 2**24
+
+
+def test_the_nearer_neighbours_weigh_more():
+    """In steps of less than a hundredth of the temperature, as whole numbers."""
+    distances = jnp.array([[0.0, 1e5, 4e6, np.inf], [2e6, 2e6, 2e6, 8e6], [np.inf] * 4])
+    same, weighed = (np.asarray(weights_of(distances, weighing_of(t))) for t in (None, 6e5))
+    whole = 2**16
+    assert np.array_equal(same, [[whole] * 3 + [0], [whole] * 4, [0] * 4])
+    near = whole * np.exp(-np.array([1e5, 4e6, 6e6]) / 6e5)
+    assert weighed[weighed > 0] == pytest.approx([whole, *near[:2], *[whole] * 3, near[2]], rel=0.012, abs=2)
+    assert np.array_equal(weighed > 0, distances < np.inf) and np.array_equal(weighed, np.round(weighed))
+    for temperature in (0.01, 1.0, 300.0, 6e5, 2e6, 1e12):
+        step, table, _ = weighing_of(temperature)
+        assert step == 2 ** round(np.log2(step)) and (step == 1 or temperature / 256 < step <= temperature / 128)
+        assert table[0] == whole and (table[-1] == 0 or len(table) * step >= 2**24)
+
+
+def test_a_session_has_a_vote_of_its_own_where_lengths_are_one():
+    assert (Session(NET, VIDEO, cache=None).k, Session(COLOR, VIDEO, cache=None).k) == (10, 1)
+    assert session_vote(NET.config)[1] is not None and session_vote(COLOR.config) == (1, None)
+    # Of two clicks the nearer decides, as alone.
+    ten, one = Session(NET, VIDEO, cache=None), Session(NET, VIDEO, k=1, cache=None)
+    for session in (ten, one):
+        session.click(0, 10, 10, 1)
+        session.click(2, 30, 40, 0)
+    assert np.array_equal(ten.grid_labels(), one.grid_labels()) and len(np.unique(one.grid_labels())) == 2
 
 
 @pytest.mark.parametrize("model", [COLOR, NET], ids=["color", "net"])
@@ -341,6 +427,8 @@ def test_frames_that_are_not_there_and_k(session):
         session.labels(11)
     with pytest.raises(InputError, match="k 0: expected 1…50"):
         Session(COLOR, VIDEO, k=0)
+    with pytest.raises(InputError, match=r"temperature 0\.0: expected more"):
+        Session(COLOR, VIDEO, k=2, temperature=0.0)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ class Page:
     def __init__(self, folder, out, cache, ready=True):
         self.frames = pmljax.frames(folder)
         self.out, self.cache, self.token = out, cache, "t" * 32
-        header = header_of(self.frames.digest(), fingerprint(COLOR), self.frames.size, k=1, seen=self.frames.size)
+        header = header_of(
+            self.frames.digest(), fingerprint(COLOR), self.frames.size, vote=(1, None), seen=self.frames.size
+        )
         self.log = EditLog(out, header)
         self.desk = Desk(self.frames, "color", self.opening, self.log)
         self.app = make_app(self.desk, self.token)
@@ -286,6 +288,20 @@ def test_the_same_masks_without_a_page(page, made, tmp_path, capsys, monkeypatch
         assert np.array_equal(read_labels(tmp_path / "masks" / f"{i:05d}.png"), labels)
     assert cli.main([*arguments, "--edits", str(page.log.path), "--model", "random:small"]) == 2
     assert "this log is of another model" in capsys.readouterr().err
+    assert cli.main([*arguments, "--edits", str(page.log.path), "--model", "color", "--neighbours", "3"]) == 2
+    assert "this log is of another k (k: found 1, now 3)" in capsys.readouterr().err
+
+    # A log begun with other neighbours goes on with them.
+    first, *rest = page.log.path.read_text().splitlines(keepends=True)
+    of_three = tmp_path / "three.jsonl"
+    of_three.write_text("".join([json.dumps(json.loads(first) | {"k": 3}) + "\n", *rest]))
+    session = Session(COLOR, page.frames, k=3, cache=page.cache)
+    for edit in read_log(of_three, {}):
+        session.apply(edit)
+    arguments = ["segment", str(made.folder), "--out", str(tmp_path / "of three"), "--overlay", "none"]
+    assert cli.main([*arguments, "--edits", str(of_three), "--model", "color"]) == 0
+    for i in range(8):
+        assert np.array_equal(read_labels(tmp_path / "of three" / f"{i:05d}.png"), session.labels(i))
 
 
 def test_a_full_disk_is_refused_clearly_and_work_goes_on(page, monkeypatch):

@@ -10,10 +10,14 @@ from pmljax.interact import Session
 from pmljax.views import colours, margins, principal, why
 
 
-@pytest.fixture(scope="module", params=[(COLOR, 1), (NET, 3)], ids=["color", "net k 3"])
+@pytest.fixture(
+    scope="module",
+    params=[(COLOR, 1, None), (NET, 3, None), (NET, 10, 0.15)],
+    ids=["color", "net k 3", "net weighed"],
+)
 def session(request):
-    model, k = request.param
-    session = Session(model, VIDEO, k=k, cache=None)
+    model, k, temperature = request.param
+    session = Session(model, VIDEO, k=k, temperature=temperature, cache=None)
     session.click(0, 10, 10, 1)
     session.scribble(0, [(30, 5), (30, 50)], 0, width=3)
     session.click(4, 20, 40, 7)
@@ -44,11 +48,13 @@ def test_why_against_a_search_by_hand(session):
                 query = rows[frame * cells + i * session.grid.cells[1] + j]
                 distances = ((rows[places] - query) ** 2).sum(-1)
                 nearest = np.argsort(distances, kind="stable")[: session.k]
-                for n in nearest:
-                    shares[labels[n]] = shares.get(labels[n], 0) + weight / len(nearest)
+                votes = session.neighbours(frame)[2][i * session.grid.cells[1] + j]
+                assert (np.diff(votes) <= 0).all() and (votes.min() == votes.max()) == (session.temperature is None)
+                for n, part in zip(nearest, votes[votes > 0] / votes.sum(), strict=True):
+                    shares[labels[n]] = shares.get(labels[n], 0) + weight * part
                     before = voters.get(places[n], (0, np.inf))
                     near = min(before[1], np.sqrt(distances[n]) / LENGTH)
-                    voters[places[n]] = (before[0] + weight / len(nearest), near)
+                    voters[places[n]] = (before[0] + weight * part, near)
         assert found.label == session.labels(frame)[y, x]
         assert found.said == (frame == 0 and (y, x) == (10, 10))
         assert found.shares == pytest.approx({int(k): v for k, v in shares.items()}, abs=1e-5)
