@@ -32,7 +32,7 @@ from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
 from pmljax.segment import grow
 
-KEPT = 1 << 28  # bytes of the neighbours before the last change
+KEPT = 448 << 20  # bytes of neighbours: 900 frames of 480p; of longer videos those asked for last
 
 
 class Session:
@@ -90,7 +90,7 @@ class Session:
         self._marks: dict[int, Marks] = {}
         self._answers: dict[int, Answer] = {}
         self._earlier: dict[int, Answer] = {}
-        """Those before the last change, to which `undo` comes back; as many as KEPT has room for."""
+        """Those before the last change, to which `undo` comes back."""
         # What is marked: places (frame·c + cell) ascending, their labels, their embeddings.
         self._marked, self._labels = np.zeros(0, np.int32), np.zeros(0, np.int32)
         self._rows = np.zeros((0, self.embedded.dimensions), np.float16)
@@ -317,12 +317,19 @@ class Session:
         before = self._answers.get(i)
         if before is not None and before.marked is self._marked:
             return before
-        earlier = self._earlier.get(i)
-        if before is not None and (i in self._earlier or (len(self._earlier) + 1) * before.bytes <= KEPT):
-            self._earlier[i] = before
+        earlier = self._earlier.pop(i, None)
         if earlier is not None and np.array_equal(earlier.marked, self._marked):
-            self._answers[i] = earlier._replace(marked=self._marked)
-            return self._answers[i]
-        cells = CHUNK * self.embedded.cells
-        self._answers[i] = updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
-        return self._answers[i]
+            now = earlier._replace(marked=self._marked)
+        else:
+            cells = CHUNK * self.embedded.cells
+            now = updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
+        self._answers.pop(i, None)
+        self._answers[i] = now  # the last one now
+        if before is not None:
+            self._earlier[i] = before
+        while (len(self._answers) + len(self._earlier)) * now.bytes > KEPT and (
+            self._earlier or len(self._answers) > 1
+        ):
+            longest = self._earlier or self._answers
+            del longest[next(iter(longest))]
+        return now

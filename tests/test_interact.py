@@ -162,7 +162,8 @@ def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
         change()
         assert np.array_equal(session.grid_labels(), expected)
         check(session, [0, 10])
-    assert len(searched) == (0 if kept else 4 * session.embedded.chunks)
+    assert len(session._answers) == (session.embedded.chunks if kept else 1)
+    assert not searched if kept else len(searched) >= 4 * session.embedded.chunks
 
 
 @pytest.mark.parametrize("marks", [3, 10, 40])
