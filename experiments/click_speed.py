@@ -4,8 +4,9 @@
     python -m experiments.click_speed --frames 2000 --memory 0.25 --model MODEL      # a long video, read from its file
 
 Without a video, noise of 480×854 that moves. Each round clicks on a random pixel of a random frame, alternately 0 and 1, asks
-for the labels of that frame, then for those of every cell of every frame; then takes the click back, asks again, and makes
-it once more. Medians over the clicks, the first four left out (they compile). Memory is the process's largest resident set.
+for the labels of that frame, then for those of every cell of every frame; then takes the click back (the last input: what was
+before it is kept), asks again, and makes it once more. Medians over the clicks, the first four left out (they compile).
+Memory is the process's largest resident set.
 """
 
 from __future__ import annotations

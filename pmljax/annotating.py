@@ -92,7 +92,8 @@ class Annotate:
                         options: Any = {"size": preset.size, "advance": told}
                         return Session(model, frames, k=k, temperature=temperature, **options)
                 except Exception:  # the page says why, then the command does
-                    threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
+                    if desk.phase != "stopped":
+                        threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
                     raise
 
             desk = Desk(frames, Path(self.computing.model).name, opening, log)

@@ -155,12 +155,15 @@ def updated(
         lost = np.flatnonzero(np.asarray(have(found[1], filled(gone, power(len(gone), FEW)))))
         if 2 * len(lost) > cells:
             return Answer(*_from_scratch(embeddings, cells, marked, rows, k), marked)
+    if not come.any() and not len(lost):
+        return Answer(found[0], found[1], marked)
+    here = embeddings()
     if come.any():
-        found = add(embeddings(), *found, *_some(rows, marked, come))
+        found = add(here, *found, *_some(rows, marked, come))
     every = _some(rows, marked, np.ones(len(marked), bool))
     for begin in range(0, len(lost), ANEW):
         some = filled(lost[begin : begin + ANEW], ANEW, lost[begin])  # filled up with one cell again and again
-        found = search_anew(embeddings(), *found, some, *every)
+        found = search_anew(here, *found, some, *every)
     return Answer(found[0], found[1], marked)
 
 

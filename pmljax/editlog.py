@@ -46,7 +46,9 @@ def vote_of(path: Path) -> tuple[int, float | None] | None:
     except (OSError, ValueError, RecursionError):
         return None
     k, temperature = (found.get(key) if isinstance(found, dict) else None for key in ("k", "temperature"))
-    return (k, temperature) if type(k) is int and isinstance(temperature, float | None) else None
+    if type(k) is not int or not (temperature is None or type(temperature) in (int, float)):
+        return None
+    return k, temperature if temperature is None else float(temperature)
 
 
 def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], int, str]:
@@ -69,9 +71,10 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
     wrong = next((key for key in header if found.get(key) != header[key]), None)
     if wrong:
         what = {"video": "another video", "weights": "another model"}.get(wrong, f"another {wrong}")
+        same = "no --neighbours, so that it goes on with its own," if wrong in ("k", "temperature") else "the same,"
         raise InputError(
             f"{path}: this log is of {what} ({wrong}: found {json.dumps(found.get(wrong))[:80]}, now"
-            f" {json.dumps(header[wrong])}); expected the same, or another --out"
+            f" {json.dumps(header[wrong])}); expected {same} or another --out"
         )
     return [from_json(item, f"{path}: line {i}") for i, item in enumerate(items[1:], 2)], whole, notice
 

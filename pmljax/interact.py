@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -63,11 +64,13 @@ class Session:
         memory: int = 1 << 30,
         advance: Callable[[], object] = lambda: None,
     ):
+        if k is None and temperature is not None:
+            raise InputError(f"temperature {temperature}: found no k; expected both or neither")
         if k is None:
             k, temperature = session_vote(model.config)
         if not 1 <= k <= 50:
             raise InputError(f"k {k}: expected 1…50")
-        if temperature is not None and not temperature > 0:
+        if temperature is not None and not 0 < temperature < math.inf:
             raise InputError(f"temperature {temperature}: expected more than 0, or None")
         size = preset_of(model.config).size if size == "preset" else size
         folder = default_cache() if cache == "" else Path(cache) if cache else None
@@ -314,22 +317,29 @@ class Session:
 
     def _answer(self, i: int) -> Answer:
         """The chunk's neighbours among what is marked now."""
-        before = self._answers.get(i)
-        if before is not None and before.marked is self._marked:
+        before, earlier = self._answers.pop(i, None), self._earlier.get(i)
+        if before is not None and np.array_equal(before.marked, self._marked):  # labels may have changed, or nothing
+            self._answers[i] = before  # the last one asked for
             return before
-        earlier = self._earlier.pop(i, None)
         if earlier is not None and np.array_equal(earlier.marked, self._marked):
-            now = earlier._replace(marked=self._marked)
+            now = earlier
         else:
             cells = CHUNK * self.embedded.cells
             now = updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
-        self._answers.pop(i, None)
-        self._answers[i] = now  # the last one now
-        if before is not None:
-            self._earlier[i] = before
-        while (len(self._answers) + len(self._earlier)) * now.bytes > KEPT and (
-            self._earlier or len(self._answers) > 1
-        ):
-            longest = self._earlier or self._answers
-            del longest[next(iter(longest))]
+        self._answers[i] = now
+        self._keep(i, before, KEPT // now.bytes)
         return now
+
+    def _keep(self, i: int, before: Answer | None, room: int) -> None:
+        """Make room for what there is now, and keep chunk i's answer from before if there is some for it."""
+        self._earlier.pop(i, None)
+        while len(self._answers) > max(room, 1):
+            del self._answers[next(iter(self._answers))]
+        if before is None:
+            return
+        # What is asked for first, as the frame in view is, has the room; but those of an older change make some.
+        older = [j for j, answer in self._earlier.items() if not np.array_equal(answer.marked, before.marked)]
+        for j in older[: max(len(self._answers) + len(self._earlier) + 1 - room, 0)]:
+            del self._earlier[j]
+        if len(self._answers) + len(self._earlier) < room:
+            self._earlier[i] = before

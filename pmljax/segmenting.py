@@ -95,8 +95,8 @@ class Segment:
     edits: Path | None = None
     """Instead of a mask: the edit log that `pmljax annotate` kept (OUT/edits.jsonl)."""
     neighbours: int | None = None
-    """With --clicks, --scribbles or --edits: so many of the nearest marked pixels vote, all the same. By default as the edit
-    log says, else ten, the nearer the more (with `color` one)."""
+    """With --clicks or --scribbles: so many of the nearest marked pixels vote, all the same. By default ten, the nearer the
+    more (with `color` one); with --edits as the log says."""
     computing: Annotated[Computing, arg(name="")] = Computing()
     start: int = 0
     """First frame, counted from 0."""

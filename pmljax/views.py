@@ -56,7 +56,7 @@ def why(session: Session, frame: int, y: int, x: int) -> Why:
     for i in np.flatnonzero(row):
         for j in np.flatnonzero(column):
             cell = int(i) * session.grid.cells[1] + int(j)
-            voted = np.isfinite(distances[cell])
+            voted = heavy[cell] > 0
             part = heavy[cell][voted] / max(heavy[cell][voted].sum(), 1)
             for place, distance, weight in zip(nearest[cell][voted], distances[cell][voted], part, strict=True):
                 share = float(row[i]) * float(column[j]) * float(weight)
@@ -79,8 +79,8 @@ def margins(session: Session, frame: int, every: int = 1) -> Float[np.ndarray, "
     """How sure each cell of a frame is, 0…1: 1 − d₁/d₂, with d₁ the distance to the nearest marked cell and d₂ to the nearest
     of any other label than that one's. 0 where fewer than two labels are marked: nothing was said against anything.
 
-    A vote of one neighbour is unanimous everywhere; how close the runner-up came is what tells. every: of the rows and
-    columns of cells.
+    A vote of one neighbour is unanimous everywhere; how close the runner-up came is what tells, also where more vote and the
+    runner-up wins. every: of the rows and columns of cells.
     """
     _, labels, rows = session.marked()
     ids = np.unique(labels)

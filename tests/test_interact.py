@@ -166,6 +166,40 @@ def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
     assert not searched if kept else len(searched) >= 4 * session.embedded.chunks
 
 
+def test_where_there_is_little_room_the_view_comes_first(monkeypatch):
+    """What is asked for first after a change is what an undo is asked for first."""
+    session, searched = Session(COLOR, Video(count=3 * CHUNK), k=3, cache=None), []
+    session.click(0, 3, 3, 1)
+    session.grid_labels()
+    monkeypatch.setattr("pmljax.interact.KEPT", 4 * session._answers[0].bytes)  # of three chunks, and one of before
+    monkeypatch.setattr("pmljax.interact.updated", lambda *a: searched.append(0) or updated(*a))
+    for view in (17, 2):
+        session.click(view, 20, 20, 2)
+        for frame in (view, 9, 1, 23):
+            session.labels(frame)
+        assert list(session._earlier) == [view // CHUNK] and len(session._answers) == 3
+        searched.clear()
+        session.undo()
+        session.labels(view)
+        assert not searched
+        check(session, [view])
+
+
+def test_another_label_for_the_same_cell_searches_nothing(monkeypatch):
+    session, searched = Session(COLOR, VIDEO, k=3, cache=None), []
+    for y in (5, 20, 35):
+        session.click(0, y, y, 1)
+        session.grid_labels()
+    monkeypatch.setattr("pmljax.interact.updated", lambda *a: searched.append(0) or updated(*a))
+    session.click(0, 35, 35, 2)
+    assert session.labels(0)[35, 35] == 2
+    for expected in (1, 0):
+        session.undo()
+        check(session, [0])
+        assert np.count_nonzero(session.marked()[1] == 1) == 2 + expected
+    assert not searched
+
+
 @pytest.mark.parametrize("marks", [3, 10, 40])
 @pytest.mark.parametrize("gone", [1, 2, 30])
 def test_marks_that_come_and_go_equal_a_search_from_scratch(rng, marks, gone):
@@ -430,6 +464,10 @@ def test_frames_that_are_not_there_and_k(session):
         Session(COLOR, VIDEO, k=0)
     with pytest.raises(InputError, match=r"temperature 0\.0: expected more"):
         Session(COLOR, VIDEO, k=2, temperature=0.0)
+    with pytest.raises(InputError, match="temperature inf: expected more"):
+        Session(COLOR, VIDEO, k=2, temperature=np.inf)
+    with pytest.raises(InputError, match="found no k; expected both"):
+        Session(COLOR, VIDEO, temperature=0.1)
 
 
 @pytest.mark.parametrize(

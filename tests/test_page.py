@@ -23,7 +23,7 @@ import uvicorn  # noqa: E402
 
 import pmljax  # noqa: E402
 from experiments.page_drive import served, until  # noqa: E402
-from pmljax import annotating, cli  # noqa: E402
+from pmljax import annotating, answers, cli  # noqa: E402
 from pmljax.editlog import EditLog, header_of, read_log  # noqa: E402
 from pmljax.errors import InputError  # noqa: E402
 from pmljax.inputs import Edit, from_json  # noqa: E402
@@ -38,10 +38,13 @@ from pmljax.page.film import Film  # noqa: E402
 from pmljax.page.guard import answers_to  # noqa: E402
 from pmljax.page.wire import labels_of, packet, packets, runs  # noqa: E402
 from pmljax.page.work import INPUT, OTHERS, SOME_TIME, Worker  # noqa: E402
+from pmljax.presets import session_vote  # noqa: E402
+from pmljax.segmenting import vote_rule  # noqa: E402
 from pmljax.weights import load  # noqa: E402
 from pmljax.weights.bundled import fingerprint  # noqa: E402
 
 SIZE = (95, 150)
+WARMER = desks.warmer  # the tests have one that does nothing
 COLOR = load("color")
 
 
@@ -304,6 +307,49 @@ def test_the_same_masks_without_a_page(page, made, tmp_path, capsys, monkeypatch
         assert np.array_equal(read_labels(tmp_path / "of three" / f"{i:05d}.png"), session.labels(i))
 
 
+def test_a_log_with_the_default_vote_of_a_network(made, tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("PMLJAX_CACHE", str(cache))
+    model, frames = load("random:small"), pmljax.frames(made.folder)
+    session = Session(model, frames, cache=cache)
+    vote = vote_rule(None, tmp_path / "edits.jsonl", model.config)
+    assert vote == session_vote(model.config) == (session.k, session.temperature)
+    assert vote_rule(4, tmp_path / "edits.jsonl", model.config) == (4, None)
+    header = header_of(frames.digest(), fingerprint(model), frames.size, vote=vote, seen=session.grid.seen)
+    log = EditLog(tmp_path, header)
+    for item in SCRIPT[:4]:
+        edit = from_json(item)
+        log.append(edit)
+        session.apply(edit)
+    log.close()
+    assert vote_rule(None, log.path, COLOR.config) == vote
+    arguments = ["segment", str(made.folder), "--out", str(tmp_path / "masks"), "--overlay", "none"]
+    assert cli.main([*arguments, "--edits", str(log.path), "--model", "random:small"]) == 0
+    for i in range(8):
+        assert np.array_equal(read_labels(tmp_path / "masks" / f"{i:05d}.png"), session.labels(i))
+
+
+def test_nothing_is_compiled_for_a_user_who_undoes_twice(made, cache):
+    """What `warm` and `warmer` do on the side has compiled it: with few marks, with more than vote, after a scribble."""
+    session = Session(load("random:small"), pmljax.frames(made.folder), cache=cache)
+    desks.warm(session)
+    for step in WARMER(session.snapshot()):
+        step()
+    calls = [getattr(answers, name) for name in ("add", "search", "remove", "have", "search_anew", "votes")]
+    compiled = [call._cache_size() for call in calls]
+    for marks in (1, 3, 12, 20):
+        while len(session.marked()[0]) < marks:
+            n = len(session.marked()[0])
+            session.click(1, 4 + 8 * (n // 12), 8 * (n % 12) + 4, n % 3)
+            session.labels(1)
+        for edit in (Edit("click", 3, 1, ((40, 60),)), Edit("click", 3, 0, ((80, 20),))):
+            session.apply(edit)
+            session.labels(3)
+        for _ in range(2):
+            session.undo()
+            session.labels(3)
+    assert [call._cache_size() for call in calls] == compiled
+
+
 def test_a_full_disk_is_refused_clearly_and_work_goes_on(page, monkeypatch):
     page.edit(SCRIPT[0])
     before = page.labels(0)[0]
@@ -358,6 +404,26 @@ def test_a_closed_page_leaves_nothing_behind(made, tmp_path, cache):
     assert len(computing) == 1 and not computing[0].is_alive()
     with pytest.raises(ValueError, match="closed"):
         page.desk.film.picture(0)
+
+
+def test_a_page_that_is_stopped_while_it_embeds_has_not_failed(made, tmp_path, cache):
+    frames, begun = pmljax.frames(made.folder), threading.Event()
+
+    def slow(advance):
+        for _ in range(1000):
+            begun.set()
+            time.sleep(0.01)
+            advance()
+        raise AssertionError
+
+    log = EditLog(tmp_path, {"format": 1})
+    desk = Desk(frames, "color", slow, log)
+    desk.worker.submit(INPUT, desk._open)
+    desk.film.start()
+    assert begun.wait(10)
+    desk.stop()
+    log.close()
+    assert desk.phase == "stopped" and "nothing is lost" in desk.message
 
 
 def test_a_film_is_closed_while_it_is_read(made):

@@ -93,6 +93,8 @@ class Desk:
             self._session, self.phase = session, "ready"
             self._spare = warmer(session.snapshot())
         except Exception as error:
+            if self.phase == "stopped":
+                raise
             self.phase = "failed"
             self.message = str(error) if isinstance(error, InputError) else f"an error of ours: {error!r}"
             raise
@@ -318,8 +320,15 @@ def warmer(session: Session) -> list[Callable[[], object]]:
         Edit("scribble", 0, i % 3, ((h // 2, 0), (h // 2, w - 1)), max(min(h, w) * part // 100, 1))
         for i, part in enumerate((1, 2, 10, 30, 60))
     ]
+    clicks = [Edit("click", 0, i % 3, ((h // 2, (2 * i + 1) * (w - 1) // 28),)) for i in range(14)]
+    corners = [Edit("click", 0, i, ((i * (h - 1), i * (w - 1)),)) for i in range(2)]
+    # An undo that follows an undo takes marks out: of few, of more than vote, of a scribble's.
+    there_and_back = [*(lambda edit=edit: said(edit) for edit in corners), undone, undone]
     edits = [*scribbles, Edit("erase", 0, 0, ((h // 2, w // 2),), 9)]
     steps: list[Callable[[], object]] = [lambda: said(Edit("clear"))]
+    for some in (clicks[:4], clicks[4:]):
+        steps += [*(lambda edit=edit: said(edit) for edit in some), *there_and_back]
     for edit in edits:
         steps += [lambda edit=edit: said(edit), lambda: margins(session, 0, COARSE), lambda: margins(session, 0)]
+        steps += there_and_back
     return [*steps, *[undone] * len(edits)]
