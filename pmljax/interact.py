@@ -247,14 +247,8 @@ class Session:
     def snapshot(self) -> Session:
         """A session on the same embeddings with the same inputs, which goes its own way from here."""
         other = copy.copy(self)
-        for name in (
-            "edits",
-            "undone",
-            "names",
-            "_marks",
-            "_answers",
-            "_earlier",
-        ):  # what they hold is never written to
+        # What they hold is never written to.
+        for name in ("edits", "undone", "names", "_marks", "_answers", "_earlier"):
             setattr(other, name, copy.copy(getattr(self, name)))
         return other
 

@@ -609,6 +609,26 @@ def real(made, tmp_path_factory, cache):
         yield server, parts, out
 
 
+def test_annotate_goes_on_with_the_neighbours_of_its_log(made, tmp_path, cache):
+    frames = pmljax.frames(made.folder)
+    three, one = (Session(COLOR, frames, k=k, cache=cache) for k in (3, 1))
+    header = header_of(frames.digest(), fingerprint(COLOR), frames.size, vote=(3, None), seen=three.grid.seen)
+    log = EditLog(tmp_path, header)
+    for item in SCRIPT[:4]:
+        log.append(from_json(item))
+        for session in (three, one):
+            session.apply(from_json(item))
+    log.close()
+    with served(made.folder, "--model", "color", "--out", tmp_path, cache=cache) as server:
+        wait_for(server.address)
+        found = packets(httpx.get(server.address + "frames?frames=0,5", timeout=30).content)
+        for about, body in found:
+            labels = labels_of(body, SIZE)
+            assert np.array_equal(labels, three.labels(about["frame"]))
+            assert not np.array_equal(labels, one.labels(about["frame"]))
+    assert len(found) == 2
+
+
 def wait_for(address):
     return until(lambda: (s := httpx.get(address + "state").json())["phase"] == "ready" and s)
 
