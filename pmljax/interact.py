@@ -26,8 +26,9 @@ from pmljax.config import ShortSide
 from pmljax.embedded import CHUNK, LENGTH, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
-from pmljax.inputs import PLACED, Edit, Grid, Marks, checked, no_marks, read_edits, to_lines, with_edit
+from pmljax.inputs import PLACED, Edit, checked, read_edits, to_lines
 from pmljax.labels import grow_matrix, shrink_matrix
+from pmljax.marks import Grid, Marks, cells_of_mask, holding, left_of, no_marks, with_edit
 from pmljax.model import Model
 from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
@@ -151,7 +152,9 @@ class Session:
     def check(self, edit: Edit) -> Edit:
         """The edit as `apply` would take it; InputError where it would not."""
         edit = checked(edit, self.embedded.count, self.size)
-        if edit.op == "remove" and edit.target not in self._holding():
+        if edit.labels is not None:
+            cells_of_mask(edit.labels, self.grid)  # or InputError
+        if edit.op == "remove" and edit.target not in holding(self.edits):
             raise InputError(f"remove: found input {edit.target}, expected one that holds and has a frame")
         return edit
 
@@ -177,17 +180,23 @@ class Session:
     def load(self, path: Path | str) -> None:
         """Make the inputs of a file those of the session. InputError where it was saved from another video."""
         header, edits = read_edits(Path(path))
-        named = {k: header.get(k) for k, v in self._header().items() if header and header.get(k) != v}
+        named = {k: header[k] for k, v in self._header().items() if header and header.get(k, v) != v}
         if named:
             raise InputError(
                 f"{path}: these inputs belong to another video ({json.dumps(named)}); expected the one that they were"
                 " saved from"
             )
         edits = [checked(e, self.embedded.count, self.size) if e.op not in ("undo", "redo") else e for e in edits]
+        before = self.edits, self.undone, self.names
         self.edits, self.undone, self.names = [], [], {}
         self._changed(Edit("clear"), came=False)
-        for edit in edits:
-            self.apply(edit)
+        try:
+            for edit in edits:
+                self.apply(edit)
+        except InputError as error:  # what removes an input that is not there
+            self.edits, self.undone, self.names = before
+            self._changed(Edit("clear"), came=False)
+            raise InputError(f"{path}: {error}") from None
 
     def _header(self) -> dict[str, object]:
         return {"video": self.embedded.digest, "frames": self.embedded.count, "size": list(self.size)}
@@ -198,16 +207,15 @@ class Session:
         if came and edit.op in PLACED:  # on top of what is there
             self._marks[edit.frame] = with_edit(self._marks.get(edit.frame, nothing_said), edit, self.grid)
         else:
-            holding = [self.edits[i] for i in self._holding(forgets=True)]
-            frames = {e.frame for e in holding} | set(self._marks)
+            left = left_of(self.edits).values()
+            frames = {e.frame for e in left} | set(self._marks)
             if edit.op in (*PLACED, "remove"):
                 frames = {self.edits[edit.target].frame if edit.op == "remove" else edit.frame}
             for frame in frames:
                 self._marks.pop(frame, None)
-                mine = [e for e in holding if e.frame == frame or e.op == "forget"]
-                if any(e.op != "forget" for e in mine):
-                    for e in mine:
-                        self._marks[frame] = with_edit(self._marks.get(frame, nothing_said), e, self.grid)
+            for e in left:
+                if e.frame in frames:
+                    self._marks[e.frame] = with_edit(self._marks.get(e.frame, nothing_said), e, self.grid)
         cells, before = self.embedded.cells, self._marked
         found = [
             (f * cells + c, m.cells[c]) for f, m in sorted(self._marks.items()) for c in [np.flatnonzero(m.cells >= 0)]
@@ -220,19 +228,9 @@ class Session:
         rows[~known] = self.embedded.rows(self._marked[~known])
         self._rows = rows
 
-    def _holding(self, *, forgets: bool = False) -> list[int]:
-        """Which of the inputs with a frame hold: those since the last `clear` that were not removed; `forgets`: and those
-        that forget objects, for the marks are made from both in order."""
-        cleared = max((i + 1 for i, e in enumerate(self.edits) if e.op == "clear"), default=0)
-        kinds = (*PLACED, "forget") if forgets else PLACED
-        gone = {e.target for e in self.edits[cleared:] if e.op == "remove"}
-        return [i for i in range(cleared, len(self.edits)) if self.edits[i].op in kinds and i not in gone]
-
     def inputs(self) -> dict[int, Edit]:
         """{its index in `edits`: input} of the inputs that hold, without those that forgotten objects had."""
-        gone = {e.label: i for i, e in enumerate(self.edits) if e.op == "forget"}
-        last = {i: self.edits[i] for i in self._holding()}
-        return {i: e for i, e in last.items() if e.op in ("mask", "erase") or i > gone.get(e.label, -1)}
+        return {i: self.edits[i] for i in left_of(self.edits)}
 
     def objects(self) -> list[int]:
         """The objects that are marked or have a name, but for those forgotten."""

@@ -12,6 +12,7 @@ Both are matrices of one axis, applied as A_y · x · A_xᵀ.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pmljax.errors import InputError
 
 VOID = 255
 MAX_OBJECTS = 254
+SOFT = 64  # greys of a result, from which on they are shares and not ids
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
@@ -96,11 +98,16 @@ def decode_labels(data: bytes, path: str = "mask") -> UInt8[np.ndarray, "h w"]:
 
 
 def read_result(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a method's result for scoring: as `read_labels`, but 255 is never void (a lone 255 means object 1)."""
+    """Read a method's result for scoring: as `read_labels`, but 255 is never void (a lone 255 means object 1), and one
+    colour on black, whichever, is object 1 where it is no id's."""
     mode, pixels = _decode(_bytes_of(path), str(path))
     if mode == "L":
-        return (pixels > 0).astype(np.uint8) if set(np.unique(pixels)) <= {0, 255} else pixels
-    return pixels.astype(np.uint8) if mode in "P1" else _from_colours(pixels, path)
+        values = np.unique(pixels)
+        if set(values) <= {0, 255}:
+            return (pixels > 0).astype(np.uint8)
+        # Ids that are only specks look like a smoothed edge; what is no map of ids has 255 beside them, or many greys.
+        return _from_grey(pixels, path) if values[-1] == VOID or len(values) > SOFT else pixels
+    return pixels.astype(np.uint8) if mode in "P1" else _from_colours(pixels, path, lone=True)
 
 
 def _bytes_of(path: str | Path) -> bytes:
@@ -123,7 +130,7 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
                 raise InputError(f"{path}: found a JPEG, whose compression changes ids; expected a PNG mask")
             mode = image.mode
             if mode in ("P", "1", "L"):
-                return mode, np.array(image)
+                return mode, _unstretched(np.array(image), data) if mode == "L" else np.array(image)
             if mode in ("LA", "La"):
                 return "L", np.array(image.getchannel(0))
             if mode == "PA":
@@ -135,6 +142,12 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
     raise InputError(f"{path}: found pixels of mode {mode}, expected a mask of 8 bits: palette, grey, 1-bit or RGB")
+
+
+def _unstretched(pixels: UInt8[np.ndarray, "h w"], data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """The values as a grey PNG has them: of 2 or 4 bits Pillow stretches them to 0…255. Black and white stay 0 and 255."""
+    step = {b"\x02\x00": 85, b"\x04\x00": 17}.get(data[24:26] if data.startswith(b"\x89PNG\r\n") else b"", 1)
+    return pixels if set(np.unique(pixels)) <= {0, 255} else pixels // np.uint8(step)
 
 
 def refuse_deep_png(path: str | Path, expected: str, head: bytes | None = None) -> None:
@@ -174,7 +187,10 @@ def _from_grey(pixels: UInt8[np.ndarray, "h w"], path: str | Path) -> UInt8[np.n
     return pixels
 
 
-def _from_colours(pixels: UInt8[np.ndarray, "h w 3"], path: str | Path) -> UInt8[np.ndarray, "h w"]:
+def _from_colours(
+    pixels: UInt8[np.ndarray, "h w 3"], path: str | Path, *, lone: bool = False
+) -> UInt8[np.ndarray, "h w"]:
+    """lone: whether one colour on black that is no id's is object 1."""
     code = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     if set(np.unique(code)) <= {0, 0xFFFFFF}:
         return (code > 0).astype(np.uint8)
@@ -183,6 +199,8 @@ def _from_colours(pixels: UInt8[np.ndarray, "h w 3"], path: str | Path) -> UInt8
     place = np.minimum(np.searchsorted(known, code, sorter=order), 255)
     ids = order[place]
     wrong = np.argwhere(known[ids] != code)
+    if lone and len(wrong) and len(found := np.unique(code)) == 2 and found[0] == 0:
+        return (code > 0).astype(np.uint8)
     if len(wrong):
         y, x = wrong[0]
         raise InputError(
@@ -246,6 +264,22 @@ def grow_matrix(
     np.add.at(matrix, (np.arange(size), low), 1 - (place - low))
     np.add.at(matrix, (np.arange(size), high), place - low)
     return matrix.astype(np.float32)
+
+
+def cells_of_thin(labels: Integer[np.ndarray, "c"], areas: Mapping[int, np.ndarray]) -> dict[int, int]:
+    """{cell: label} for objects that lead in no cell: each gets the free cell that it fills most.
+
+    labels: of the cells, 0 and less where there is no object.  areas: {label: its area in every cell} of those objects.
+    A cell is free unless it is all that another object has; objects with fewer cells choose first. An object without a
+    free cell is missing from what is returned.
+    """
+    labels, taken = labels.copy(), {}
+    for label, area in sorted(areas.items(), key=lambda item: np.count_nonzero(item[1])):
+        fullest = (int(c) for c in np.argsort(-area, kind="stable") if area[c] > 0)
+        cell = next((c for c in fullest if labels[c] <= 0 or (labels == labels[c]).sum() > 1), None)
+        if cell is not None:
+            labels[cell] = taken[cell] = label
+    return taken
 
 
 def area_matrix(size: int, new: int) -> Float[np.ndarray, "new size"]:

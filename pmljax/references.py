@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from pmljax.config import ModelConfig, ShortSide
 from pmljax.errors import InputError
-from pmljax.labels import VOID, object_ids, shrink_matrix
+from pmljax.labels import VOID, cells_of_thin, object_ids, shrink_matrix
 from pmljax.preprocess import apply_axes
 
 
@@ -82,8 +82,7 @@ def keep_thin_objects(
 ) -> References:
     """`rows` in which every object of `labels` has a row: one that fills no cell gets the free cell that it fills most.
 
-    A cell is free unless it is all that another object has; objects with fewer cells choose first. InputError for an
-    object without a free cell, in which `name` stands for the mask.
+    InputError for an object without a free cell (`cells_of_thin`), in which `name` stands for the mask.
     """
     ids = np.asarray(rows.ids).tolist()
     seen = config.seen(labels.shape, short_side)
@@ -98,16 +97,12 @@ def keep_thin_objects(
                 )
             )
             areas[column] = np.bincount(y * config.grid(seen)[1] + x, minlength=len(label))
-    taken: dict[int, int] = {}
-    for column, area in sorted(areas.items(), key=lambda item: np.count_nonzero(item[1])):
-        fullest = (int(c) for c in np.argsort(-area, kind="stable") if area[c])
-        cell = next((c for c in fullest if label[c] <= 0 or (label == label[c]).sum() > 1), None)
-        if cell is None:
-            raise InputError(
-                f"{name}: object {ids[column]} lies in cells that are all that another object has;"
-                f" expected at least one cell ({config.stride}×{config.stride} pixels) for each"
-            )
-        label[cell] = taken[cell] = column
+    taken = cells_of_thin(label, areas)
+    if left := areas.keys() - set(taken.values()):
+        raise InputError(
+            f"{name}: object {ids[min(left)]} lies in cells that are all that another object has;"
+            f" expected at least one cell ({config.stride}×{config.stride} pixels) for each"
+        )
     if not taken:
         return rows
     cells, columns = np.array(list(taken)), np.array(list(taken.values()))

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pmljax.errors import InputError
 from pmljax.inputs import Edit
 
 
-def davis_scribbles(path: Path, size: tuple[int, int], width: int = 1) -> list[Edit]:
-    """The edits of a DAVIS scribble file: a list of paths a frame, x and y as shares of width − 1 and height − 1."""
+def davis_scribbles(
+    path: Path, size: tuple[int, int], width: int = 1, place: Callable[[int], int | None] = lambda frame: frame
+) -> list[Edit]:
+    """The edits of a DAVIS scribble file: a list of paths a frame, x and y as shares of width − 1 and height − 1.
+
+    place: of a frame of the file in the stream; None where it is not among those chosen, and its scribbles are left out.
+    """
     try:
         data = json.loads(path.read_text())
         frames = data["scribbles"]
         edits = []
-        for frame, scribbles in enumerate(frames):
-            for scribble in scribbles:
+        for number, scribbles in enumerate(frames):
+            frame = place(number)
+            for scribble in scribbles if frame is not None else ():
                 points = [(int(y * (size[0] - 1)), int(x * (size[1] - 1))) for x, y in scribble["path"]]
-                edits.append(Edit("scribble", frame, int(scribble["object_id"]), tuple(points), width))
+                edits.append(Edit("scribble", frame or 0, int(scribble["object_id"]), tuple(points), width))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a DAVIS scribble file") from None
     except (ValueError, TypeError, KeyError):

@@ -89,9 +89,10 @@ class Segment:
     by its frame, for objects that appear late: in later masks 0 says nothing. INPUT stands before --mask."""
     clicks: Path | None = None
     """Instead of a mask: a file of inputs, JSON lines such as {"op": "click", "frame": 0, "y": 10, "x": 20, "label": 1};
-    label 0 marks the background. Scribbles, boxes and masks too (pmljax/inputs.py), and what `Session.save` wrote."""
+    label 0 marks the background. Scribbles, boxes and masks too (pmljax/inputs.py), and what `Session.save` wrote. frame
+    counts the frames chosen by --start and --every."""
     scribbles: Path | None = None
-    """Instead of a mask: a scribble file of the DAVIS interactive challenge."""
+    """Instead of a mask: a scribble file of the DAVIS interactive challenge, whose frames are all of INPUT's."""
     edits: Path | None = None
     """Instead of a mask: the edit log that `pmljax annotate` kept (OUT/edits.jsonl)."""
     neighbours: int | None = None
@@ -122,6 +123,8 @@ class Segment:
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         if not self.mask:
             return self.from_inputs(frames)
+        if self.neighbours is not None:
+            raise InputError(f"--neighbours {self.neighbours}: found with --mask; expected --clicks or --scribbles")
         masks = read_masks(self.mask, frames)
         model, preset = self.computing.prepare()
         with progress(f"segment {self.input.name}", frames.count) as advance:
@@ -150,7 +153,7 @@ class Segment:
                 "--best, --paper: found with --clicks, --scribbles or --edits, which are plain retrieval; leave it out"
             )
         given = self.clicks or self.scribbles or self.edits
-        edits = davis_scribbles(self.scribbles, frames.size) if self.scribbles else []
+        edits = davis_scribbles(self.scribbles, frames.size, place=frames.place) if self.scribbles else []
         model, preset = self.computing.prepare()
         vote = vote_rule(self.neighbours, self.edits, model.config)
         if self.edits:

@@ -21,9 +21,10 @@ from pmljax.answers import updated, weighing_of, weights_of
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
-from pmljax.inputs import Edit, from_json, no_marks, read_edits, region, with_edit
+from pmljax.inputs import Edit, from_json, read_edits
 from pmljax.interact import Session
 from pmljax.labels import encode_labels
+from pmljax.marks import no_marks, region, with_edit
 from pmljax.model import create
 from pmljax.presets import preset_of, session_vote
 from pmljax.scribbles import davis_scribbles
@@ -327,6 +328,45 @@ def test_thin_objects_and_void_in_a_mask(session):
     assert (marks.cells.reshape(session.grid.cells)[:, first:] == -1).all()  # more than half void
 
 
+def test_no_object_of_a_mask_loses_its_last_cell(session):
+    mask = np.zeros(SIZE, np.uint8)
+    at = [int(8 * s / n) for s, n in zip(SIZE, session.grid.seen, strict=True)]  # pixels of a cell
+    y, x = (2 * a for a in at)
+    mask[y - at[0] // 2 : y + at[0] // 2 + 1, x - at[1] // 2 : x + at[1] // 2 + 1] = 1  # one cell
+    mask[y + 1, x + 1] = 2  # in its middle
+    before = list(session.edits)
+    with pytest.raises(InputError, match="object 2 lies in cells that are all that another object has"):
+        session.mask(3, mask)
+    assert session.edits == before
+    mask[y + 1, x + at[1]] = 2  # a pixel in the next cell is enough
+    session.mask(3, mask)
+    assert {1, 2} <= set(session.objects()) and {1, 2} <= set(np.unique(session.said(3).cells))
+
+
+def test_what_is_forgotten_was_never_said():
+    """Another object's marks beneath it come back, in masks too; what is said afterwards stays."""
+    mask = np.ones(SIZE, np.uint8)
+    mask[:, 30:] = 2
+    one, two = (Session(COLOR, VIDEO, cache=None) for _ in range(2))
+    one.click(0, 20, 20, 1)
+    one.click(0, 20, 20, 2)
+    one.mask(4, mask)
+    one.box(5, 0, 0, 9, 9, 2)
+    one.erase(4, [(0, 0), (0, 54)], 9)
+    one.forget(2)
+    two.click(0, 20, 20, 1)
+    two.mask(4, np.where(mask == 2, 255, mask))
+    two.erase(4, [(0, 0), (0, 54)], 9)
+    for session in (one, two):
+        session.click(7, 3, 3, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(one.marked(), two.marked(), strict=True))
+    assert [e.op for e in one.inputs().values()] == ["click", "mask", "erase", "click"]
+    assert np.array_equal(one.grid_labels(), two.grid_labels()) and one.objects() == [1, 2]
+    one.undo()
+    one.undo()
+    assert one.inputs().keys() == set(range(5)) and 2 in one.marked()[1]
+
+
 # The cache
 
 
@@ -428,10 +468,31 @@ def test_what_is_saved_comes_back(session, tmp_path):
     assert [e.op for e in other.edits] == ["click", "mask", "erase", "box"] and len(other.undone) == 1
 
 
-def test_davis_scribbles(tmp_path):
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
+    session, path = Session(COLOR, VIDEO, cache=None), tmp_path / "inputs.jsonl"
+    session.click(0, 1, 2, 3)
+    session.click(5, 20, 30, 0)
+    session.undo()
+    session.apply(Edit("name", label=3, name="dog"))
+    before = session.grid_labels()
+    path.write_text('{"op": "click", "frame": 1, "y": 1, "x": 1, "label": 9}\n{"op": "remove", "input": 5}')
+    with pytest.raises(InputError, match=r"inputs\.jsonl: remove: found input 5"):
+        session.load(path)
+    assert [e.label for e in session.edits] == [3] and len(session.undone) == 1 and session.names == {3: "dog"}
+    assert np.array_equal(session.grid_labels(), before)
+    # What the first line does not say is no other video's.
+    path.write_text(json.dumps({"video": VIDEO.digest()}) + '\n{"op": "click", "frame": 1, "y": 1, "x": 1, "label": 9}')
+    session.load(path)
+    assert session.objects() == [9]
+
+
+def test_davis_scribbles(tmp_path, made):
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"scribbles": [[], [{"path": [[0, 0], [1, 1], [0.5, 0.25]], "object_id": 2}]]}))
     assert davis_scribbles(path, (41, 55)) == [Edit("scribble", 1, 2, ((0, 0), (40, 54), (10, 27)), 1)]
+    frames = dataclasses.replace(pmljax.frames(made.folder), chosen=slice(1, None, 2), count=4)  # of 8
+    assert [e.frame for e in davis_scribbles(path, (41, 55), place=frames.place)] == [0]
+    assert [frames.place(i) for i in range(8)] == [None, 0, None, 1, None, 2, None, 3]
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="found no DAVIS scribbles"):
         davis_scribbles(path, (41, 55))

@@ -13,8 +13,9 @@ from scipy import ndimage
 
 from experiments import davisinteractive_adapter as adapter
 from experiments import interaction_curve, interactive, robot
-from pmljax.inputs import Edit, region
+from pmljax.inputs import Edit
 from pmljax.labels import VOID, encode_labels
+from pmljax.marks import region
 from pmljax.model import create
 from pmljax.scribbles import davis_scribbles, to_davis
 

@@ -115,14 +115,48 @@ def test_results_know_no_void(ids, tmp_path):
     assert np.array_equal(read_result(path), ids)
 
 
-def deep_png(mode_bits, colour, rows):
-    """A PNG with 16 bits a channel, by hand: Pillow would write and read fewer."""
-    h, w = rows.shape[:2]
-    head = struct.pack(">IIBBBBB", w, h, mode_bits, colour, 0, 0, 0)
-    body = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows))
+@pytest.mark.parametrize("bits", [2, 4])
+def test_greys_of_few_bits_are_ids(bits, tmp_path, rng):
+    """Pillow stretches them to 0…255."""
+    ids = rng.integers(0, 3, (5, 7))
+    ids[0, :3] = 0, 1, 2
+    lines = (np.concatenate([[int(v) >> i & 1 for i in range(bits)][::-1] for v in row]) for row in ids)
+    (tmp_path / "m.png").write_bytes(png(bits, 0, *ids.shape, [np.packbits(line).tobytes() for line in lines]))
+    for read in (read_labels, read_result):
+        assert np.array_equal(read(tmp_path / "m.png"), ids)
+    full = (ids > 0) * (2**bits - 1)  # black and white: one object
+    lines = (np.concatenate([[int(v) >> i & 1 for i in range(bits)][::-1] for v in row]) for row in full)
+    (tmp_path / "m.png").write_bytes(png(bits, 0, *ids.shape, [np.packbits(line).tobytes() for line in lines]))
+    assert np.array_equal(read_labels(tmp_path / "m.png"), ids > 0)
+
+
+def test_results_that_are_no_labels(tmp_path, rng):
+    disc = (np.hypot(*(np.mgrid[:60, :80] - np.array([30, 40])[:, None, None])) < 20) * 255
+    soft = Image.fromarray(disc.astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
+    for image in (soft, soft.point(lambda v: v * 0.95)):  # shares; the second never 255
+        with pytest.raises(InputError, match="antialiased or photographic"):
+            read_result(save(tmp_path, image))
+    specks = np.zeros((60, 80), np.uint8)
+    specks[rng.integers(0, 60, 30), rng.integers(0, 80, 30)] = rng.integers(1, 8, 30)
+    assert np.array_equal(read_result(save(tmp_path, Image.fromarray(specks))), specks)  # what is left of seven objects
+    red = np.zeros((60, 80, 3), np.uint8)
+    red[disc > 0] = 255, 0, 0
+    assert np.array_equal(read_result(save(tmp_path, Image.fromarray(red))), disc > 0)
+    refused(tmp_path / "m.png", "no id's")  # as a mask it would be a guess
+
+
+def png(bits, colour, h, w, lines):
+    """A PNG by hand."""
+    head = struct.pack(">IIBBBBB", w, h, bits, colour, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + line for line in lines))
     chunks = ((b"IHDR", head), (b"IDAT", body), (b"IEND", b""))
     parts = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def deep_png(mode_bits, colour, rows):
+    """A PNG with 16 bits a channel: Pillow would write and read fewer."""
+    return png(mode_bits, colour, *rows.shape[:2], [row.astype(">u2").tobytes() for row in rows])
 
 
 def refused(path, *words):

@@ -68,8 +68,10 @@ class Frames:
     def position(self, name: str) -> int | None:
         """Where in the stream the frame called `name` is; None if it is not chosen."""
         index = self.index(name)
-        if index is None:
-            return None
+        return None if index is None else self.place(index)
+
+    def place(self, index: int) -> int | None:
+        """Where in the stream the source's frame `index` is; None if it is not chosen."""
         place, rest = divmod(index - (self.chosen.start or 0), self.chosen.step or 1)
         inside = place >= 0 and not rest and (self.chosen.stop is None or index < self.chosen.stop)
         return place if inside and (self.count is None or place < self.count) else None
