@@ -110,6 +110,7 @@ class Evaluate:
                     overlay="none",
                     contact=False,
                     overwrite=self.overwrite,
+                    inputs=[next(iter(sequence.annotations.values()))],
                     advance=advance,
                 )
                 seconds, count = seconds + done.seconds, count + done.computed

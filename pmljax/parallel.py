@@ -21,6 +21,12 @@ Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 def spread(config: TrainConfig, objective: Objective = embedding_loss) -> Step:
     """The step over all devices of all hosts: batches `[local devices, b, …]` (`split`), the state unreplicated. Its fourth
     argument, the steps of the whole run (by default the recipe's), may change without another compilation."""
+    devices = jax.device_count()
+    if config.accumulate > 1 and config.batch // devices % config.accumulate:
+        raise InputError(
+            f"accumulate {config.accumulate}: expected a divisor of the {config.batch // devices} clips of each of"
+            f" {devices} devices"
+        )
     step = partial(train_step, config, objective=objective, axis_name=AXIS)
     over = jax.pmap(step, AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0)
 

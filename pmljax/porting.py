@@ -24,9 +24,9 @@ class ImportTorch:
 
     The layout is recognised from names and shapes. A bare ResNet trunk needs --layout: torchvision's and DeepLab-v2's names
     are the same, their geometry is not. Every tensor without a place and every variable without a weight is listed. A file
-    that has only a trunk gets the paper's head with random weights: a beginning for `pmljax train --recipe paper --init
-    imported`, nothing to segment with. Writes OUT/model.safetensors, OUT/rest.safetensors (counters, classifier) and
-    OUT/import.json.
+    that has only a trunk gets the paper's head with random weights: of a DeepLab-v2 a beginning for `pmljax train --recipe
+    paper --init imported`, nothing to segment with. Writes OUT/model.safetensors, OUT/rest.safetensors (counters,
+    classifier) and OUT/import.json.
     """
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
@@ -48,11 +48,15 @@ class ImportTorch:
         import jax
 
         from pmljax.model import parameter_count
-        from pmljax.weights.torch import match, to_model, write_import
+        from pmljax.weights.torch import RECORD, match, to_model, write_import
         from pmljax.weights.torch_files import read_tensors
 
-        if self.out.is_dir() and any(self.out.iterdir()) and not (self.overwrite and (self.out / MODEL).is_file()):
-            hint = " (--overwrite writes over an import)" if (self.out / MODEL).is_file() else ""
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
+        # An import that was killed has no model yet.
+        ours = any((self.out / name).is_file() for name in (MODEL, RECORD))
+        if self.out.is_dir() and any(self.out.iterdir()) and not (self.overwrite and ours):
+            hint = " (--overwrite writes over an import)" if ours else ""
             raise InputError(f"{self.out}: found a folder that is not empty, expected an empty or a new one{hint}")
         tensors = read_tensors(self.file)
         try:
@@ -83,8 +87,9 @@ class ExportTorch:
 
     pmljax export-torch imported --layout sydney0zq --out pml.pth
 
-    What was imported goes out bit for bit: the counters and the classifier come from the import's folder. Without one,
-    counters are 0, and of the layouts with a classifier the trunk alone is written.
+    What was imported goes out bit for bit, without the `module.` that may have stood before its names: the counters and the
+    classifier come from the import's folder. Without one, counters are 0, and of the layouts with a classifier the trunk
+    alone is written.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]

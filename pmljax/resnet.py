@@ -40,11 +40,6 @@ BLOCKS = {
 GROUPS = 8  # of group normalisation: every width that is a multiple of 8 divides
 
 
-def expansion(depth: int) -> int:
-    """Output channels of a block as a multiple of its inner width: 1 for basic blocks (10, 18, 34), 4 for bottlenecks."""
-    return 1 if depth < 50 else 4
-
-
 def grid_size(size: int, geometry: Geometry, stride: int = 8) -> int:
     """Cells along an axis of `size` pixels. At stride 8: ⌊(size + 1)/8⌋ + 1 ("deeplab"), ⌈size/8⌉ ("torchvision")."""
     size = (size - 1) // 2 + 1

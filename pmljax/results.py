@@ -29,7 +29,7 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
-from pmljax.labels import VOID, check_labels, encode_labels, read_labels
+from pmljax.labels import VOID, check_labels, encode_labels, object_ids, read_labels
 from pmljax.model import Model
 from pmljax.presets import Preset
 from pmljax.segment import segment
@@ -61,9 +61,11 @@ def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
             raise InputError(f"{path}: no frame is named {name} in {frames.path}; expected masks named by their frame")
         index = frames.position(name)
         if index is not None:  # a frame that is there, but not among the chosen ones, needs no mask
-            masks[index] = check_labels(read_labels(path), str(path), frames.size, objects=True)
+            labels = check_labels(read_labels(path), str(path), frames.size)
+            if object_ids(labels):  # an empty one says nothing: annotations have them where objects are gone
+                masks[index] = labels
     if not masks:
-        raise InputError(f"{paths[0].parent}: found no mask of a chosen frame; expected one at least")
+        raise InputError(f"{paths[0].parent}: found no object in a mask of a chosen frame; expected one at least")
     return masks
 
 
@@ -157,7 +159,8 @@ def _write(
 
     skip = {index for name in done if (index := frames.position(name)) is not None}
     sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
-    results = labels_of(images(), skip)
+    # Of a finished run no label is missing, and nothing is left that could depend on what a frame adds.
+    results = (None for _ in images()) if len(skip) == frames.count else labels_of(images(), skip)
     with ExitStack() as stack:
         video = None
         for labels in results:
@@ -219,8 +222,8 @@ def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwri
         return None
     try:
         record = json.loads(run.read_text())
-        before, _ = record["identity"], (record["finished"], record["frames"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+        before, _ = dict(record["identity"]), (record["finished"], record["frames"])
+    except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no text
         raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
     changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
     if changed:
@@ -248,7 +251,7 @@ def _names_in(out: Path) -> list[Path]:
     """The masks in `out` that the run of its run.json wrote."""
     try:
         names = json.loads((out / "run.json").read_text())["names"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return []
     written = (lambda name: name.isdecimal() and len(name) >= 5) if names is None else set(names).__contains__
     return [p for p in out.glob("*.png") if written(p.stem)]

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8, UInt32
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 
+SMALLEST = 8  # side of a crop: a cell of the grid
 PASTED = 254  # the label of a pasted object
 SHARE = (0.002, 0.3)  # of the picture that a pasted object covers where it comes from
 SIZE = (0.6, 1.5)  # factor of its size, beside that of the two pictures' short sides
@@ -86,11 +87,17 @@ class Augment:
     """How often an object of another clip lies before a clip's frames (`paste`); drawn by `resident`."""
 
     def __post_init__(self):
+        if self.crop < SMALLEST:
+            raise InputError(f"crop {self.crop}: expected {SMALLEST} pixels or more")
+        if not 0 < self.scale[0] <= self.scale[1] < np.inf:
+            raise InputError(
+                f"scale {self.scale[0]:g} {self.scale[1]:g}: expected two numbers above 0, the smaller first"
+            )
         for name in ("paste", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected 0…1")
         for name in ("zoom", "aspect", "colour", "time"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < np.inf:
                 raise InputError(f"{name} {getattr(self, name)}: expected 0 or more")
 
 

@@ -117,6 +117,8 @@ def label_embedding(
         return Segmented(grow(shares, references.ids, a_y, a_x), shares, references)
     image, target = jnp.asarray(frame), apply_axes(a_y, a_x, shares)
     solved = solve(image, target, vote_confidence(target, preset.solver), preset.solver)
+    # Where two objects tie there is no confidence, and nothing reaches some such pixels: their zeros are no background.
+    solved = jnp.where((solved > 0).any(-1, keepdims=True), solved, target)
     return Segmented(references.ids[solved.argmax(-1)], shares, references)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,7 +77,7 @@ class Clips:
                 "found no source of clips; expected --davis, --youtube-vos, --stills, --tfds or --synthetic"
             )
         weights = list(self.weights) or [1.0] * len(found)
-        if len(weights) != len(found) or min(weights) < 0 or not sum(weights):
+        if len(weights) != len(found) or not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
             raise InputError(
                 f"--weights {' '.join(map(str, weights))}: expected {len(found)} numbers, one a source given"
             )
@@ -174,6 +176,10 @@ class Train:
         from pmljax.validation import on_davis
 
         begin = time.monotonic()
+        for name in ("validate_every", "save_every", "threads", "views", "validate_frames", "workers"):
+            least = 0 if name in ("validate_frames", "workers") else 1
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more")
         use_device(self.device)
         sources, weights, words = self.clips.sources(self.changes.seed)
         if self.resident:
@@ -184,7 +190,7 @@ class Train:
                 f"recipe {self.recipe}, paste {config.augment.paste}: found no --resident, which draws what is pasted; expected"
                 " both, or --paste 0"
             )
-        if self.minutes is not None and (self.minutes <= 0 or self.changes.steps is not None):
+        if self.minutes is not None and (not 0 < self.minutes < math.inf or self.changes.steps is not None):
             given = f"--minutes {self.minutes}" + (
                 "" if self.changes.steps is None else f" --steps {self.changes.steps}"
             )
@@ -305,7 +311,7 @@ class Train:
                     f" {self.recipe}: its weights would fit and compute something else"
                 )
         variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
-        show(report.text())
+        print(report.text(), file=sys.stderr)  # standard output is the result's
         return variables
 
 

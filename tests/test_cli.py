@@ -96,7 +96,7 @@ def test_running_again_computes_nothing(segment, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
 
 
-def test_what_is_missing_is_made_again(segment, made, tmp_path):
+def test_what_is_missing_is_made_again(segment, made, tmp_path, monkeypatch):
     segment()
     before = (tmp_path / "out/00002.png").read_bytes()
     (tmp_path / "out/00002.png").unlink()
@@ -105,6 +105,12 @@ def test_what_is_missing_is_made_again(segment, made, tmp_path):
     assert status == 0 and "(1 computed" in out and (tmp_path / "out/00002.png").read_bytes() == before
     status, out, _ = segment(made.folder, "--overlay", "gif")
     assert status == 0 and "(0 computed" in out and len(list(open_frames(tmp_path / "out/overlay.gif"))) == 8
+    monkeypatch.setattr("pmljax.results.segment", None)  # with every label there nothing is embedded
+    assert segment(made.folder, "--overlay", "mp4")[0] == 0
+    for damage in (b'{"identity": null, "finished": true, "frames": 8}', b"\xff\xfe"):
+        (tmp_path / "out/run.json").write_bytes(damage)
+        status, _, err = segment()
+        assert status == 2 and "found no record of a run" in err and err.count("\n") == 1
 
 
 def test_other_settings_are_named_and_change_nothing(segment, made, tmp_path):
@@ -177,6 +183,14 @@ def test_late_objects_by_a_folder_of_masks(segment, made, tmp_path):
     (masks / "00077.png").write_bytes(encode_labels(made.truth[0]))
     status, _, err = segment(mask=masks, out=tmp_path / "other")
     assert status == 2 and "no frame is named 00077" in err and not (tmp_path / "other").exists()
+    (masks / "00077.png").unlink()
+    (masks / "00005.png").write_bytes(encode_labels(np.zeros_like(made.truth[0])))  # an empty one says nothing
+    assert segment(mask=masks, out=tmp_path / "more")[0] == 0
+    assert np.array_equal(labels_of(tmp_path / "more"), found)
+    for name in ("00001.png", "00003.png"):
+        (masks / name).unlink()
+    status, _, err = segment(mask=masks, out=tmp_path / "other")
+    assert status == 2 and "found no object in a mask of a chosen frame" in err and not (tmp_path / "other").exists()
 
 
 # What is refused: one line, status 2, nothing written
@@ -230,6 +244,7 @@ def bad_inputs(made, tmp_path):
         "bad size": ({"more": ("--size", "huge")}, "--size huge: expected"),
         "bad seed": ({"more": ("--seed", "-1")}, "--seed -1: expected"),
         "masks in the folder to write to": ({"out": made.mask.parent}, "this is where the input"),
+        "neighbours of a mask": ({"more": ("--neighbours", "3")}, "--neighbours 3: found with --mask"),
         "start past the end": ({"more": ("--start", "99")}, "no frames left"),
     }
 
@@ -447,6 +462,12 @@ def test_evaluate_then_score(root, tmp_path, capsys):
     assert abs(np.mean(frames["two_1"]["J"]) - json.loads(out)["two_1"]["J-Mean"]) < 1e-5
     status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "0 frames computed" in out
+    truth = {p: p.read_bytes() for p in (root / "Annotations/480p").rglob("*.png")}
+    for more in ((), ("--overwrite",)):
+        given = ("--davis", root, "--out", root / "Annotations/480p", *more)
+        status, _, err = run("evaluate", *COLOR, *given, capsys=capsys)
+        assert status == 2 and "this is where the input" in err
+    assert truth == {p: p.read_bytes() for p in (root / "Annotations/480p").rglob("*.png")}
 
 
 def test_score_as_2016(root, tmp_path, capsys):

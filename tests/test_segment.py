@@ -18,7 +18,7 @@ from pmljax.errors import InputError
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
 from pmljax.model import create, embed
 from pmljax.preprocess import apply_axes
-from pmljax.presets import Preset
+from pmljax.presets import PRESETS, Preset
 from pmljax.references import reference_rows
 from pmljax.segment import grow, label_embedding, segment, segment_frame, start, step
 
@@ -429,3 +429,17 @@ def test_the_solver_moves_labels_to_the_edges_of_the_image(rng):
     target = apply_axes(*(grow_matrix(c, n) for c, n in zip(grid, labels.shape, strict=True)), found.shares)
     expected = solve(jnp.array(frame), target, vote_confidence(target))
     assert (np.asarray(state.references.ids)[expected.argmax(-1)] == np.asarray(found.labels)).mean() > 0.999
+
+
+def test_what_ties_between_two_objects_is_no_background(rng):
+    """Halfway between two cells a hard majority ties, and the solver has no confidence there; nothing is background."""
+    labels = ((np.mgrid[:65, :97] // 8).sum(0) % 2 + 1).astype(np.uint8)
+    frame = rng.integers(0, 256, (65, 97, 3), np.uint8)
+    preset = PRESETS["paper"]
+    state = start(COLOR, frame, labels, preset=preset)
+    found = segment_frame(COLOR, state.references, frame, preset=preset)
+    a_y, a_x = (grow_matrix(c, n) for c, n in zip(COLOR.config.grid(labels.shape), labels.shape, strict=True))
+    target = apply_axes(a_y, a_x, found.shares)
+    solved = np.asarray(solve(jnp.array(frame), target, vote_confidence(target)))
+    assert (solved <= 0).all(-1).any()  # there are such pixels
+    assert set(np.unique(found.labels)) == {1, 2}

@@ -4,6 +4,7 @@ The state_dicts are made here, name by name as the files have them (docs/sources
 """
 
 import dataclasses
+import errno
 import io
 import pickle
 import re
@@ -370,6 +371,27 @@ def test_folders_that_are_not_empty(tmp_path, capsys):
     status, _, err = run(*args, tmp_path / "a", capsys=capsys)
     assert status == 2 and "--overwrite" in err
     assert run(*args, tmp_path / "a", "--overwrite", capsys=capsys)[0] == 0
+
+
+def test_an_import_that_fails_leaves_the_one_before(tmp_path, capsys, monkeypatch):
+    save_file(file_of("isht7"), tmp_path / "w.safetensors")
+    args = ("import-torch", tmp_path / "w.safetensors", "--out", tmp_path / "a")
+    assert run(*args, capsys=capsys)[0] == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("pmljax.weights.torch.write_file", full)
+    status, _, err = run(*args, "--overwrite", capsys=capsys)
+    assert status == 2 and "model.safetensors" in err and "No space left" in err and err.count("\n") == 1
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    monkeypatch.undo()
+    (tmp_path / "a/model.safetensors").unlink()  # killed before the model had its name
+    assert run(*args, "--overwrite", capsys=capsys)[0] == 0
+    assert before.keys() == {p.name for p in (tmp_path / "a").iterdir()}
+    status, _, err = run(*args, "--overwrite", "--seed", "-1", capsys=capsys)
+    assert status == 2 and "--seed -1: expected" in err
 
 
 # Out

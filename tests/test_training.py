@@ -69,7 +69,8 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     again = ["train", "--davis", str(root), "--recipe", "tiny", "--out", str(tmp_path / "two"), "--steps", "1"]
     capsys.readouterr()
     assert main([*again, "--init", str(run)]) == 0
-    assert "taken" in capsys.readouterr().out
+    out, error = capsys.readouterr()
+    assert "taken" in error and "taken" not in out
     # Weights of the same names and shapes that mean another network.
     for name, value in (("geometry", "torchvision"), ("scaling", "bgr")):
         other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, **{name: value}))
@@ -96,6 +97,11 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--hue", "1.5"], "hue 1.5: expected 0…1"),
         (["--davis", "ROOT", "--aspect", "-0.1"], "aspect -0.1: expected 0 or more"),
         (["--davis", "ROOT", "--minutes", "0"], "--minutes 0.0: expected"),
+        (["--davis", "ROOT", "--minutes", "nan"], "--minutes nan: expected"),
+        (["--davis", "ROOT", "--save-every", "0"], "--save-every 0: expected 1 or more"),
+        (["--davis", "ROOT", "--validate-frames", "-1"], "--validate-frames -1: expected 0 or more"),
+        (["--davis", "ROOT", "--crop", "-3"], "crop -3: expected 8 pixels or more"),
+        (["--davis", "ROOT", "--scale", "2", "0.5"], "scale 2 0.5: expected two numbers above 0"),
         (["--davis", "ROOT", "--minutes", "1", "--steps", "5"], "--minutes 1.0 --steps 5: expected one of them"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
     ],

@@ -34,7 +34,7 @@ class Sequence(NamedTuple):
     def counted(self) -> list[tuple[str, Path]]:
         """(frame, its annotation) of every frame that is scored: all but the first and the last.
 
-        InputError if one of them has no annotation, or none is left.
+        InputError if any frame has no annotation, the first and the last included, or none is left.
         """
         names = [path.stem for path in self.files] or list(self.annotations)
         folder = next(iter(self.annotations.values())).parent

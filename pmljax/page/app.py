@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -33,8 +33,6 @@ MEGAPIXELS = 64  # of a mask
 BATCH = 64  # frames that are asked for at once
 TABS = 32  # that listen at once
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from jaxtyping import PRNGKeyArray
 
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
-from pmljax.files import write_file
+from pmljax.files import temporary_name, write_file
 from pmljax.model import Head, Model
 from pmljax.weights.bundled import shapes_of, write
 from pmljax.weights.layouts import COUNTER, LAYOUTS, Layout, counters, measure, model_config, names, recognise
@@ -169,22 +170,32 @@ def write_import(out: Path, model: Model, tensors: Mapping[str, np.ndarray], fou
     from safetensors.numpy import save
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / MODEL).unlink(missing_ok=True)  # it is written last: where it is, all is
     plain = stripped(tensors)
-    write_file(out / REST, save({name: np.asarray(plain[name], order="C") for name in found.left}))
     lists = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name not in ("layout", "config")}
     record = {"source": source, "layout": found.layout.name, **lists}
-    write_file(out / RECORD, json.dumps(record, indent=1).encode())
-    write(out / MODEL, model, dtype=np.float32)
+    # The model gets its name last: where it is, all is. An import that was there stays until the new one is on the disk.
+    new = temporary_name(out / MODEL)
+    try:
+        write(new, model, dtype=np.float32)
+        rest = save({name: np.asarray(plain[name], order="C") for name in found.left})
+        write_file(temporary_name(out / REST), rest)
+        (out / MODEL).unlink(missing_ok=True)
+        write_file(out / RECORD, json.dumps(record, indent=1).encode())
+        os.replace(temporary_name(out / REST), out / REST)
+        os.replace(new, out / MODEL)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(out / MODEL)) from None
+    finally:
+        for unfinished in (new, temporary_name(out / REST)):
+            unfinished.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What an import kept beside its model: the tensors left over, of a layout; whether names began with `module.`."""
+    """What an import kept beside its model: the tensors left over, of a layout."""
 
     layout: str
     tensors: dict[str, np.ndarray]
-    parallel: bool
 
 
 def read_kept(path: Path) -> Kept | None:
@@ -194,7 +205,7 @@ def read_kept(path: Path) -> Kept | None:
         return None
     try:
         record = json.loads((folder / RECORD).read_text())
-        return Kept(record["layout"], read_safetensors(folder / REST), record["parallel"])
+        return Kept(record["layout"], read_safetensors(folder / REST))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RECORD}: cannot be read ({error!r}); import the file again") from None
 
