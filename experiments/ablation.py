@@ -113,6 +113,8 @@ BEYOND = {
     "default, reach 12": adapted(default, reach=12),
     "default, temperature .1": replace(default, temperature=0.1),
     "default, temperature .2": replace(default, temperature=0.2),
+    **{f"default, stretch {n}": replace(default, stretch=n) for n in (0.0, 0.5, 2.0)},
+    "best, stretch 0.0": replace(best, stretch=0.0),
     **{f"default, λ {n}": smoothed(default, float(n)) for n in (4, 8, 16, 32, 64, 128, 256)},
     "best, λ 64": smoothed(best, 64.0),
     "best, no reach": adapted(best, reach=None),

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pmljax.errors import InputError
 from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
+from pmljax.separation import separating
 
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
@@ -68,13 +69,28 @@ class Found(NamedTuple):
 
 
 def search(
-    embedding: Float[Array, "y x d"], references: References, adaptation: Adaptation, *, k: int, metric: Metric
+    embedding: Float[Array, "y x d"],
+    references: References,
+    adaptation: Adaptation,
+    *,
+    k: int,
+    metric: Metric,
+    stretch: float = 0.0,
 ) -> Found:
-    """The k nearest references of every cell: the user's everywhere, those of the ring within the window."""
+    """The k nearest references of every cell: the user's everywhere, those of the ring within the window.
+
+    stretch: of the distances to the user's rows, along what separates the user's labels (`separation`).
+    """
     y, x, d = embedding.shape
     queries, n = embedding.reshape(-1, d), adaptation.frames
     user = references.valid.shape[0] - adaptation.rows(y * x)
-    own = nearest(queries, references.embedding[:user], references.valid[:user], k=k, metric=metric)
+    asking, rows, valid = queries, references.embedding[:user], references.valid[:user]
+    if stretch:
+        if metric != "l2":
+            raise InputError(f"metric {metric}: expected l2 with a stretch")
+        by = separating(rows, references.share[:user], valid, stretch)
+        asking, rows = (jnp.matmul(e, by, precision="highest") for e in (queries, rows))
+    own = nearest(asking, rows, valid, k=k, metric=metric)
     if not n:
         return Found(own, own.distances[:, 0])
     if adaptation.window is None:

@@ -28,6 +28,9 @@ class Preset:
     """Whether a grid cell takes the majority's label before growing, instead of the neighbours' mean shares."""
     temperature: float | None = None
     """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
+    stretch: float = 0.0
+    """By how much more distances to the user's pixels count along what separates the user's labels (`separation`); 0: no
+    more than along all else."""
     adaptation: Adaptation = field(default_factory=Adaptation)
     """Whether pixels of frames already labelled join the references."""
     solver: BilateralConfig | None = None
@@ -45,6 +48,7 @@ _MEMORY = Preset(
     k=10,
     hard=False,
     temperature=0.15,
+    stretch=1.0,
     adaptation=Adaptation(frames=8, window=6, bound=0.2, reach=9),
     # A tenth of the time of ten objects for a label in 8,000; the shares that are remembered are those before the solver.
     solver=replace(_SOLVER, tolerance=1e-3),

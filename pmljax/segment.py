@@ -104,7 +104,7 @@ def label_embedding(
     """`segment_frame` without the network: what follows once a frame is embedded. Of `frame` it needs the size, and the
     colours for the solver. config: of the network at the preset's stride."""
     size = (frame.shape[0], frame.shape[1])
-    found = search(embedding, references, preset.adaptation, k=preset.k, metric=preset.metric)
+    found = search(embedding, references, preset.adaptation, k=preset.k, metric=preset.metric, stretch=preset.stretch)
     votes = vote(found.neighbours, references.share, majority=preset.majority, temperature=preset.temperature)
     index, grid = jnp.asarray(index, jnp.int32), (embedding.shape[0], embedding.shape[1])
     votes = within_reach(votes, references, grid, index, preset.adaptation)

@@ -15,6 +15,7 @@ from pmljax.presets import Preset
 from pmljax.references import References
 from pmljax.retrieval import Neighbours
 from pmljax.segment import segment, segment_frame, start, step
+from pmljax.separation import separating
 
 COLOR = pmljax.create("color")
 SIZE = (64, 96)
@@ -131,6 +132,28 @@ def test_search_against_a_loop(rng):
             assert away[i] == distances[:user].min()
             best = np.argsort(distances, kind="stable")[:5]
             assert np.array_equal(found.rows[i], best) and np.array_equal(found.distances[i], distances[best])
+
+
+def test_the_users_rows_are_searched_in_the_metric_that_separates_them(rng):
+    y, x, frames = 4, 6, 2
+    r = references(rng, 50, y * x, frames)
+    r = r._replace(embedding=r.embedding + jnp.array(rng.random(r.embedding.shape).astype("f")))
+    queries = jnp.array(rng.normal(size=(y, x, 3)).astype("f"))
+    rule = Adaptation(frames=frames, window=1)
+    found, away = search(queries, r, rule, k=5, metric="l2", stretch=2.0)
+    by = np.asarray(separating(r.embedding[:128], r.share[:128], r.valid[:128], 2.0))
+    assert not np.allclose(by, np.eye(3))
+    for i, (row, column) in enumerate(np.ndindex(y, x)):
+        beyond = np.asarray(queries)[row, column] - np.asarray(r.embedding)
+        distances = np.where(np.arange(len(beyond)) < 128, ((beyond @ by) ** 2).sum(-1), (beyond**2).sum(-1))
+        distances[~np.asarray(r.valid)] = np.inf
+        for n in range(frames * y * x):
+            if max(abs((n % (y * x)) // x - row), abs(n % x - column)) > 1:
+                distances[128 + n] = np.inf
+        assert np.isclose(away[i], distances[:50].min(), rtol=1e-4)
+        assert np.allclose(found.distances[i], np.sort(distances)[:5], rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="metric cosine: expected l2 with a stretch"):
+        search(queries, r, Adaptation(), k=5, metric="cosine", stretch=1.0)
 
 
 def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):

@@ -39,7 +39,8 @@ ARROWS = {
     "fit": {"model", "parallel", "runlog", "sampling", "train", "weights"},
     "validation": {"data", "labels", "metrics", "model", "presets", "results", "segment"},
     "references": {"config", "labels", "preprocess"},
-    "adaptation": {"references", "retrieval"},
+    "separation": set(),
+    "adaptation": {"references", "retrieval", "separation"},
     "presets": {"adaptation", "bilateral", "config", "retrieval"},
     "ahead": {"model", "presets"},
     "segment": {
@@ -155,7 +156,7 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "bilateral", "loss"]
+KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "separation", "bilateral", "loss"]
 
 
 @pytest.mark.parametrize("name", KERNELS)
