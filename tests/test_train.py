@@ -323,6 +323,9 @@ def test_recipes_that_are_refused(change, word):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(InputError, match="batch 4: expected a multiple of the 3 devices"):
         split(clips(4), 3)
+    of_four = dataclasses.replace(PLAIN, batch=4 * jax.device_count(), accumulate=8)  # four clips of each device
+    with pytest.raises(InputError, match="accumulate 8: expected a divisor of the 4 clips of each of 4 devices"):
+        spread(of_four)
 
 
 HOST = """
