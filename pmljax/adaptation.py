@@ -45,7 +45,7 @@ class Adaptation:
     wander, but not away from everything that the user marked. None: any."""
     reach: int | None = None
     """Rows and columns of the grid around the cells that had a label in the frames kept, beyond which no cell is given it
-    while it is anywhere in them: things that look alike elsewhere stay background. None: no such limit."""
+    while it is anywhere in them: things that look alike elsewhere stay what they are. None: no such limit."""
     erosion: int = 0
     """Cells on either side of a border between labels that do not join."""
 
@@ -116,10 +116,11 @@ def within_reach(
     index: Int[Array, ""],
     adaptation: Adaptation,
 ) -> Float[Array, "q o"]:
-    """What a frame's cells voted, with a label's share given to the background where the label could not have come to.
+    """What a frame's cells voted, without the labels that could not have come to where the cell is: their share goes to the
+    cell's other labels, each as it has of them, and to the background where it has no other.
 
     index: of the frame.  Where a label was: in the frames of the ring each cell's largest, and what the user marked on
-    frames no older than those. It is lost, and may come back anywhere, when no frame of the ring has a tenth (LOST) of the
+    the last `frames` of the stream. It is lost, and may come back anywhere, when no frame of the ring has a tenth (LOST) of the
     cells that it has in the largest of the user's masks, and no recent mask has it.
     """
     if adaptation.reach is None or not adaptation.frames:
@@ -139,7 +140,9 @@ def within_reach(
     lost = (LOST * ring.sum(1, dtype=jnp.int32).max(0) < most) & ~recent.any(0)
     near = _around((ring.any(0) | recent).reshape(y, x, o), adaptation.reach).reshape(-1, o)
     kept = jnp.where(near | lost.at[0].set(True)[None], shares, 0)  # the background may be anywhere
-    return kept.at[:, 0].add((shares - kept).sum(-1))
+    given, left = shares.sum(-1), kept.sum(-1)
+    by = jnp.where(left > 0, given / jnp.where(left > 0, left, 1), 0)  # exactly 1 where all may stay
+    return (kept * by[:, None]).at[:, 0].add(jnp.where(left > 0, 0, given))
 
 
 def adapt(

@@ -190,8 +190,8 @@ def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
 def reach_by_hand(shares, r, grid, index, rule):
     """Label by label, cell by cell. The ring's last slots begin at row 128."""
     (y, x), label = grid, np.asarray(r.share).argmax(-1)
-    valid, place, out = np.asarray(r.valid), np.asarray(r.place), np.array(shares)
-    for o in range(1, out.shape[1]):
+    valid, place, may = np.asarray(r.valid), np.asarray(r.place), np.ones(shares.shape, bool)
+    for o in range(1, shares.shape[1]):
         ring = [
             {n for n in range(y * x) if label[128 + f * y * x + n] == o} for f in range(rule.frames)
         ]  # whether or not they joined
@@ -202,9 +202,11 @@ def reach_by_hand(shares, r, grid, index, rule):
             continue  # lost: anywhere
         for q in range(y * x):
             near = any(max(abs(n // x - q // x), abs(n % x - q % x)) <= rule.reach for n in set.union(recent, *ring))
-            if not near:
-                out[q, 0] += out[q, o]
-                out[q, o] = 0
+            may[q, o] = near
+    out = np.zeros(shares.shape)
+    for q in range(y * x):
+        left = shares[q][may[q]].sum()
+        out[q] = np.where(may[q], shares[q] * shares[q].sum() / left, 0) if left else np.eye(len(may[q]))[0]
     return out
 
 
@@ -227,6 +229,7 @@ def test_reach_against_a_loop(rng, radius, index, every):
         place=jnp.array(place), valid=jnp.array(valid), share=jnp.eye(o)[label], ids=jnp.arange(o, dtype=jnp.uint8)
     )
     shares = rng.dirichlet(np.ones(o), cells).astype("f")
+    shares[::3] = np.eye(o)[rng.choice(o, len(shares[::3]))]  # all of one label: nothing else is left beyond its reach
     found = within_reach(jnp.array(shares), r, (y, x), jnp.int32(index), rule)
     expected = reach_by_hand(shares, r, (y, x), index, rule)
     assert np.allclose(found, expected, atol=1e-6) and (radius == 3 or not np.array_equal(expected, shares))
