@@ -1,8 +1,8 @@
 """Online adaptation: pixels of frames already labelled join the references, under the labels that they were given.
 
-The rows of `References` after the user's are a ring of whole frames: the newest takes the place of the oldest, the user's
-rows are never touched, and no shape grows. The paper's rule lets a pixel join where all its neighbours agree;
-beyond it, whole frames join with their soft labels, searched only near each query.
+The rows of `References` after the user's are a ring of whole frames: the newest takes the place of the oldest (or some
+stay longer: `Adaptation.older`), the user's rows are never touched, and no shape grows. The paper's rule lets a pixel join
+where all its neighbours agree; beyond it, whole frames join with their soft labels, searched only near each query.
 Axes: `y x` grid, `q` = y·x queries, `r` reference row, `k` neighbours, `o` label column.
 """
 
@@ -22,6 +22,7 @@ from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
 
+APART = 4  # frames between those that are kept longer: of 4, 8 and 16 the best on dev
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
@@ -31,13 +32,16 @@ class Adaptation:
     """Which pixels of which frames join."""
 
     frames: int = 0
-    """The last frames whose pixels are references; 0: none, the user's alone."""
+    """How many frames' pixels are references: the last ones, but for `older`; 0: none, the user's alone."""
     window: int | None = None
     """Rows and columns of the grid around a query in which they are searched. None: everywhere."""
     rule: Literal["all", "unanimous"] = "all"
     """all: every pixel, with the shares of its vote.  unanimous: those whose neighbours all have one label, with it."""
     every: int = 1
     """Every n-th frame of the stream joins; `frames` of those are kept."""
+    older: int = 0
+    """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
+    ones do. What something else covered for some frames is then known again."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins. None: any."""
     drift: float | None = None
@@ -50,11 +54,14 @@ class Adaptation:
     """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
-        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.erosion)
+        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.older, self.erosion)
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
-                f"{self}: expected frames, window, reach and erosion from 0 up, every from 1 up, bound and drift above 0"
+                f"{self}: expected frames, window, reach, older and erosion from 0 up, every from 1 up, bound and drift"
+                " above 0"
             )
+        if self.older >= max(self.frames, 1):
+            raise InputError(f"{self}: expected fewer older frames than frames, so that the last one is among them")
 
     def rows(self, cells: int) -> int:
         """Rows of the references that the ring takes for a grid of `cells`."""
@@ -168,8 +175,7 @@ def adapt(
     if adaptation.erosion:
         joins &= _inside(shares.argmax(-1).reshape(y, x), adaptation.erosion).ravel()
     begin = references.valid.shape[0] - adaptation.rows(cells)
-    ages = references.place[begin : begin + adaptation.frames * cells : cells, 0]
-    at = begin + jnp.argmin(ages).astype(jnp.int32) * cells
+    at = begin + leaving(references.place[begin : begin + adaptation.frames * cells : cells, 0], adaptation) * cells
     place = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).astype(jnp.int32)
     place = jnp.concatenate([jnp.broadcast_to(index, (cells, 1)), place.reshape(-1, 2)], -1)
     written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": place}
@@ -182,6 +188,19 @@ def adapt(
             for name, rows in written.items()
         }
     )
+
+
+def leaving(index: Int[Array, "n"], adaptation: Adaptation) -> Int[Array, ""]:
+    """Which of the ring's frames makes room for the next. index: theirs in the stream, −1 where there is none yet.
+
+    The oldest; with `older`, the oldest of the last ones, unless it is one of every APART that join: then the oldest of all.
+    """
+    oldest = jnp.argmin(index).astype(jnp.int32)
+    if not adaptation.older:
+        return oldest
+    last = jax.lax.top_k(index, adaptation.frames - adaptation.older)[1][-1]
+    stays = (index[last] % (APART * adaptation.every) == 0) | (index[oldest] < 0)
+    return jnp.where(stays, oldest, last)
 
 
 def withdraw(references: References, frame: Int[Array, ""] | int, cells: int, adaptation: Adaptation) -> References:

@@ -28,7 +28,7 @@ class Computing:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network. Distances are float32 in any case."""
     plain: bool = False
-    """Retrieval from the marked pixels alone, instead of the default (which also remembers the last frames)."""
+    """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
     best: bool = False
     """The best measured inference at any speed, instead of the default."""
     paper: bool = False

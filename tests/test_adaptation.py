@@ -277,6 +277,28 @@ def test_every_third_frame_joins(rng):
     assert joined == [set(), set(), {3}, {3}, {3}, {3, 6}, {3, 6}, {3, 6}]
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_every_fourth_frame_stays_longer(rng, every):
+    """Against a list of frames: the last ones, and of those that left them every fourth, as many as there is room for."""
+    frames = rng.integers(0, 255, (16 * every, *SIZE, 3), dtype=np.uint8)
+    preset = with_adaptation(frames=5, older=2, every=every)
+    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), preset=preset)
+    cells = int(np.prod(COLOR.config.grid(SIZE)))
+    ring = slice(-preset.adaptation.rows(cells), None)
+    kept = []
+    for i, frame in enumerate(frames[1:], 1):
+        state, _ = step(COLOR, state, frame)
+        if i % every == 0:
+            last = kept[-3:]  # before this one joins; the first of them leaves the last three
+            if len(kept) == 5:
+                kept.remove(kept[0] if last[0] % (4 * every) == 0 else last[0])
+            kept.append(i)
+        places = np.asarray(state.references.place)[ring][: 5 * cells].reshape(5, cells, 3)
+        assert (places == places[:, :1]).all(where=[True, False, False])  # a slot is one frame
+        assert sorted(set(places[:, 0, 0]) - {-1}) == kept
+    assert kept == [n * every for n in ((8, 12, 13, 14, 15))]
+
+
 def test_a_late_mask_takes_back_what_its_frame_made_of_itself(rng):
     frames = rng.integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
     labels = np.zeros(SIZE, np.uint8)
@@ -319,8 +341,12 @@ def test_bad_configurations_and_no_room_for_a_mask(rng):
         {"every": 0},
         {"erosion": -1},
         {"reach": -1},
+        {"older": -1},
     ):
-        with pytest.raises(InputError, match="expected frames, window, reach and erosion from 0 up"):
+        with pytest.raises(InputError, match="expected frames, window, reach, older and erosion from 0 up"):
+            Adaptation(**options)
+    for options in ({"older": 1}, {"frames": 3, "older": 3}):
+        with pytest.raises(InputError, match="expected fewer older frames than frames"):
             Adaptation(**options)
     frame, labels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8), np.ones(SIZE, np.uint8)
     state = start(COLOR, frame, labels, preset=with_adaptation(frames=3))
