@@ -24,7 +24,7 @@ from pmljax.data import davis
 from pmljax.data.images import read_image
 from pmljax.errors import InputError
 from pmljax.files import write_file
-from pmljax.labels import encode_labels, read_labels
+from pmljax.labels import VOID, encode_labels, read_labels
 from pmljax.terminal import fail, progress
 
 
@@ -84,10 +84,14 @@ def placed(picture: np.ndarray, mask: np.ndarray, layer: Layer, size: tuple[int,
 def clip(root: Path, layers: list[Layer]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(frame, labels) as long as every layer lasts."""
     files = [davis.open_sequence(root, layer.sequence).annotated()[layer.start :] for layer in layers]
+    for layer, found in zip(layers, files, strict=True):
+        if not found:
+            raise InputError(f"{layer.sequence}: found no frame from {layer.start} on that has a picture and a mask")
     for frames in zip(*files, strict=False):
         frame = labels = None
         for i, (layer, (_, picture, mask)) in enumerate(zip(layers, frames, strict=True), 1):
-            pixels, where = read_image(picture), read_labels(mask) == 1
+            pixels, labelled = read_image(picture), read_labels(mask)
+            where = (labelled > 0) & (labelled < VOID)
             if frame is None or labels is None:
                 frame, labels = pixels.astype(np.float32), where.astype(np.uint8)
                 continue
@@ -100,7 +104,9 @@ def clip(root: Path, layers: list[Layer]) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def write(root: Path, out: Path) -> None:
-    """Every clip of `CLIPS` below `out`, from the sequences of `root`."""
+    """Every clip of `CLIPS` below `out`, from the sequences of `root`. InputError if `out` has pictures already."""
+    if any((out / "JPEGImages").glob("480p/*/*")):
+        raise InputError(f"{out}: found pictures in it; expected a new folder")
     with progress("pasted objects", len(CLIPS)) as advance:
         for name, layers in CLIPS.items():
             pictures, masks = (out / part / "480p" / name for part in ("JPEGImages", "Annotations"))

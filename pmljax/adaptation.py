@@ -22,8 +22,9 @@ from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
 
-APART = 4  # frames between those that are kept longer: of 4, 8 and 16 the best on dev
+APART = 4  # every how many-th frame is kept longer: beside 8 and 16 the best of what was tried (experiments/README.md)
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
+TRACE = 0.1  # less than that share of a cell is not made the whole of it
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
 
@@ -41,7 +42,7 @@ class Adaptation:
     """Every n-th frame of the stream joins; `frames` of those are kept."""
     older: int = 0
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
-    ones do. What something else covered for some frames is then known again."""
+    ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins. None: any."""
     drift: float | None = None
@@ -124,11 +125,11 @@ def within_reach(
     adaptation: Adaptation,
 ) -> Float[Array, "q o"]:
     """What a frame's cells voted, without the labels that could not have come to where the cell is: their share goes to the
-    cell's other labels, each as it has of them, and to the background where it has no other.
+    cell's other labels, each as it has of them, or to the background where those have less than a tenth (TRACE) in all.
 
-    index: of the frame.  Where a label was: in the frames of the ring each cell's largest, and what the user marked on
-    the last `frames` of the stream. It is lost, and may come back anywhere, when no frame of the ring has a tenth (LOST) of the
-    cells that it has in the largest of the user's masks, and no recent mask has it.
+    index: of the frame.  Where a label was: in the frames of the ring, older ones too, each cell's largest, and what the user
+    marked on the last `frames`·`every` frames. It is lost, and may come back anywhere, when no frame of the ring has a tenth
+    (LOST) of the cells that it has in the largest of the user's masks, and no recent mask has it.
     """
     if adaptation.reach is None or not adaptation.frames:
         return shares
@@ -148,8 +149,9 @@ def within_reach(
     near = _around((ring.any(0) | recent).reshape(y, x, o), adaptation.reach).reshape(-1, o)
     kept = jnp.where(near | lost.at[0].set(True)[None], shares, 0)  # the background may be anywhere
     given, left = shares.sum(-1), kept.sum(-1)
-    by = jnp.where(left > 0, given / jnp.where(left > 0, left, 1), 0)  # exactly 1 where all may stay
-    return (kept * by[:, None]).at[:, 0].add(jnp.where(left > 0, 0, given))
+    enough = left > TRACE * given
+    by = jnp.where(enough, given / jnp.where(enough, left, 1), 0)  # exactly 1 where all may stay
+    return (kept * by[:, None]).at[:, 0].add(jnp.where(enough, 0, given))
 
 
 def adapt(
@@ -160,7 +162,7 @@ def adapt(
     index: Int[Array, ""],
     adaptation: Adaptation,
 ) -> References:
-    """The references after the frame `index` of the stream, whose cells voted `shares`; the oldest frame leaves."""
+    """The references after the frame `index` of the stream, whose cells voted `shares`; one frame leaves (`leaving`)."""
     y, x, d = embedding.shape
     cells = y * x
     if not adaptation.frames:
@@ -191,9 +193,10 @@ def adapt(
 
 
 def leaving(index: Int[Array, "n"], adaptation: Adaptation) -> Int[Array, ""]:
-    """Which of the ring's frames makes room for the next. index: theirs in the stream, −1 where there is none yet.
+    """Which of the ring's frames makes room for the next. index: theirs in the stream, −1 where there is none.
 
-    The oldest; with `older`, the oldest of the last ones, unless it is one of every APART that join: then the oldest of all.
+    A place without a frame, else the oldest. With `older`: the oldest of the last ones, unless its index is a multiple of
+    APART·every: then the oldest of all.
     """
     oldest = jnp.argmin(index).astype(jnp.int32)
     if not adaptation.older:
@@ -204,10 +207,15 @@ def leaving(index: Int[Array, "n"], adaptation: Adaptation) -> Int[Array, ""]:
 
 
 def withdraw(references: References, frame: Int[Array, ""] | int, cells: int, adaptation: Adaptation) -> References:
-    """The references without what frame `frame` gave them of itself: the user's rows of that frame stay."""
+    """The references without what frame `frame` gave them of itself, as if it had not joined: the user's rows of that frame
+    stay."""
     begin = references.valid.shape[0] - adaptation.rows(cells)
     own = (jnp.arange(references.valid.shape[0]) >= begin) & (references.place[:, 0] == frame)
-    return references._replace(valid=references.valid & ~own)
+    return references._replace(
+        share=jnp.where(own[:, None], 0, references.share),
+        valid=references.valid & ~own,
+        place=jnp.where(own[:, None], -1, references.place),
+    )
 
 
 def _near(distances: Float[Array, "q"], bound: float | None) -> Bool[Array, "q"]:

@@ -205,8 +205,11 @@ def reach_by_hand(shares, r, grid, index, rule):
             may[q, o] = near
     out = np.zeros(shares.shape)
     for q in range(y * x):
-        left = shares[q][may[q]].sum()
-        out[q] = np.where(may[q], shares[q] * shares[q].sum() / left, 0) if left else np.eye(len(may[q]))[0]
+        given, left = shares[q].sum(), shares[q][may[q]].sum()
+        if left > given / 10:
+            out[q] = np.where(may[q], shares[q] * given / left, 0)
+        else:
+            out[q, 0] = given
     return out
 
 
@@ -230,6 +233,8 @@ def test_reach_against_a_loop(rng, radius, index, every):
     )
     shares = rng.dirichlet(np.ones(o), cells).astype("f")
     shares[::3] = np.eye(o)[rng.choice(o, len(shares[::3]))]  # all of one label: nothing else is left beyond its reach
+    shares[1], shares[4] = 0, shares[4] / 2  # no neighbour; less than whole
+    shares[7::9] = [0.02, 0.04, 0, 0.94]  # a trace of another object
     found = within_reach(jnp.array(shares), r, (y, x), jnp.int32(index), rule)
     expected = reach_by_hand(shares, r, (y, x), index, rule)
     assert np.allclose(found, expected, atol=1e-6) and (radius == 3 or not np.array_equal(expected, shares))
@@ -277,26 +282,40 @@ def test_every_third_frame_joins(rng):
     assert joined == [set(), set(), {3}, {3}, {3}, {3, 6}, {3, 6}, {3, 6}]
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_every_fourth_frame_stays_longer(rng, every):
+@pytest.mark.parametrize("every, begin", [(1, 0), (1, 3), (2, 0)])
+def test_every_fourth_frame_stays_longer(rng, every, begin):
     """Against a list of frames: the last ones, and of those that left them every fourth, as many as there is room for."""
-    frames = rng.integers(0, 255, (16 * every, *SIZE, 3), dtype=np.uint8)
-    preset = with_adaptation(frames=5, older=2, every=every)
-    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), preset=preset)
+    frames = rng.integers(0, 255, (22 * every, *SIZE, 3), dtype=np.uint8)
+    preset = with_adaptation(frames=6, older=2, every=every)
+    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), index=begin, preset=preset)
     cells = int(np.prod(COLOR.config.grid(SIZE)))
     ring = slice(-preset.adaptation.rows(cells), None)
     kept = []
-    for i, frame in enumerate(frames[1:], 1):
+    for i, frame in enumerate(frames[1:], begin + 1):
         state, _ = step(COLOR, state, frame)
         if i % every == 0:
-            last = kept[-3:]  # before this one joins; the first of them leaves the last three
-            if len(kept) == 5:
-                kept.remove(kept[0] if last[0] % (4 * every) == 0 else last[0])
+            if len(kept) == 6:
+                leaves = kept[-4]  # the last four, before this one
+                kept.remove(kept[0] if leaves % (4 * every) == 0 else leaves)
             kept.append(i)
-        places = np.asarray(state.references.place)[ring][: 5 * cells].reshape(5, cells, 3)
-        assert (places == places[:, :1]).all(where=[True, False, False])  # a slot is one frame
+        places = np.asarray(state.references.place)[ring][: 6 * cells].reshape(6, cells, 3)
+        assert (places[..., 0] == places[:, :1, 0]).all()  # a slot is one frame
         assert sorted(set(places[:, 0, 0]) - {-1}) == kept
-    assert kept == [n * every for n in ((8, 12, 13, 14, 15))]
+    newest = begin // every + 21
+    assert kept == [every * n for n in (newest // 4 * 4 - 8, newest // 4 * 4 - 4, *range(newest - 3, newest + 1))]
+
+
+def test_what_was_covered_is_known_again():
+    """Blue by the time that it is covered: the user's pixels show it red, the last frames not at all."""
+    red, blue = np.array([230, 60, 60]), np.array([20, 80, 240])
+    frames, truth = clip(40, lambda n: (36, 60), lambda n: red + (blue - red) * min(n * 39 / 24, 1))
+    frames[26:33], truth[26:33] = np.random.default_rng(1).integers(110, 131, frames[26:33].shape), 0
+    found = {}
+    for older in (0, 3):
+        labels = run(frames, truth, with_adaptation(frames=6, older=older, window=3))
+        assert mean_j(labels[:27], truth[:27]) > 0.8 and not labels[28:33].any()
+        found[older] = mean_j(labels[32:], truth[32:])
+    assert found[0] < 0.1 and found[3] > 0.8
 
 
 def test_a_late_mask_takes_back_what_its_frame_made_of_itself(rng):
@@ -309,7 +328,13 @@ def test_a_late_mask_takes_back_what_its_frame_made_of_itself(rng):
     state, _ = step(COLOR, state, frames[2], 2 * labels)
     ring = np.arange(len(state.references.valid)) >= state.filled
     place, valid = np.asarray(state.references.place), np.asarray(state.references.valid)
-    assert valid[ring & (place[:, 0] == 1)].all() and not valid[ring & (place[:, 0] == 2)].any()
+    assert valid[ring & (place[:, 0] == 1)].all() and not (place[ring, 0] == 2).any()
+    gone = ring & (place[:, 0] == -1)
+    assert (
+        gone.sum() >= ring.sum() // 2 and not valid[gone].any() and not np.asarray(state.references.share)[gone].any()
+    )
+    state, _ = step(COLOR, state, frames[2])  # takes the place that was made
+    assert set(np.asarray(state.references.place)[ring, 0]) - {-1} == {1, 3}
 
 
 def test_what_is_skipped_is_computed_for_the_frames_after_it():

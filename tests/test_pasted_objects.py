@@ -50,6 +50,10 @@ def test_the_clips_are_a_davis_root(root, tmp_path, monkeypatch, capsys):
     assert len(rest) == 7 and set(np.unique(read_labels(mask))) == {0, 1, 2}
     pixels, expected = read_image(picture).astype(int), next(pasted_objects.clip(root, pasted_objects.CLIPS["two"]))[0]
     assert np.abs(pixels - expected).mean() < 5
-    monkeypatch.setattr(pasted_objects, "CLIPS", {"none": [Layer("missing")]})
-    assert pasted_objects.main() == 2
-    assert "missing" in capsys.readouterr().err
+    assert pasted_objects.main() == 2  # a shorter clip would leave frames of this one
+    assert "out: found pictures in it; expected a new folder" in capsys.readouterr().err
+    for clip, message in (([Layer("missing")], "missing"), ([Layer("a", start=10)], "a: found no frame from 10 on")):
+        monkeypatch.setattr(pasted_objects, "CLIPS", {"none": clip})
+        monkeypatch.setattr(sys, "argv", ["pasted", "--davis", str(root), "--out", str(tmp_path / "other")])
+        assert pasted_objects.main() == 2
+        assert message in capsys.readouterr().err
