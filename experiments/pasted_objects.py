@@ -81,25 +81,25 @@ def placed(picture: np.ndarray, mask: np.ndarray, layer: Layer, size: tuple[int,
     return picture, move(mask.astype(np.uint8), Image.Resampling.NEAREST) > 0
 
 
+def objects(mask: Path) -> np.ndarray:
+    """Whether a pixel is of any object."""
+    labels = read_labels(mask)
+    return (labels > 0) & (labels < VOID)
+
+
 def clip(root: Path, layers: list[Layer]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(frame, labels) as long as every layer lasts."""
     files = [davis.open_sequence(root, layer.sequence).annotated()[layer.start :] for layer in layers]
     for layer, found in zip(layers, files, strict=True):
         if not found:
             raise InputError(f"{layer.sequence}: found no frame from {layer.start} on that has a picture and a mask")
-    for frames in zip(*files, strict=False):
-        frame = labels = None
-        for i, (layer, (_, picture, mask)) in enumerate(zip(layers, frames, strict=True), 1):
-            pixels, labelled = read_image(picture), read_labels(mask)
-            where = (labelled > 0) & (labelled < VOID)
-            if frame is None or labels is None:
-                frame, labels = pixels.astype(np.float32), where.astype(np.uint8)
-                continue
-            pixels, where = placed(pixels, where, layer, labels.shape)
+    for (_, picture, mask), *nearer in zip(*files, strict=False):
+        frame, labels = read_image(picture).astype(np.float32), objects(mask).astype(np.uint8)
+        for i, (layer, (_, picture, mask)) in enumerate(zip(layers[1:], nearer, strict=True), 2):
+            pixels, where = placed(read_image(picture), objects(mask), layer, labels.shape)
             soft = Image.fromarray(where.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1))
             alpha = np.asarray(soft, np.float32)[..., None] / 255
             frame, labels = frame * (1 - alpha) + pixels * alpha, np.where(where, np.uint8(i), labels)
-        assert frame is not None and labels is not None
         yield np.round(frame).astype(np.uint8), labels
 
 
