@@ -46,7 +46,7 @@ def vote_of(path: Path) -> tuple[int, float | None] | None:
     except (OSError, ValueError, RecursionError):
         return None
     k, temperature = (found.get(key) if isinstance(found, dict) else None for key in ("k", "temperature"))
-    if type(k) is not int or not (temperature is None or type(temperature) in (int, float)):
+    if type(k) is not int or not 1 <= k <= 50 or not (temperature is None or type(temperature) in (int, float)):
         return None
     return k, temperature if temperature is None else float(temperature)
 

@@ -22,7 +22,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,14 @@ class Edit:
 
 
 def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
-    """The edit, its mask as uint8; InputError where it does not fit a video of `frames` frames of `size`."""
+    """The edit, its numbers Python's, its mask uint8; InputError where it does not fit a video of `frames` frames of `size`."""
+    try:
+        numbers = {f: _whole(getattr(edit, f)) for f in ("frame", "label", "width", "ring", "target")}
+        points = tuple((_whole(y), _whole(x)) for y, x in edit.points)
+    except (TypeError, ValueError, OverflowError):
+        found = {f: v for f, v in vars(edit).items() if f not in ("labels", "name")}
+        raise InputError(f"{edit.op}: found {str(found)[:160]}, expected whole numbers") from None
+    edit = replace(edit, points=points, **numbers)
     if edit.op in ("forget", "name") and not 1 <= edit.label < VOID:
         raise InputError(f"{edit.op}: found label {edit.label}, expected an object's id, 1…254")
     if edit.op == "name" and not (edit.name.isprintable() and len(edit.name) <= LONGEST_NAME):
@@ -148,14 +155,17 @@ FIELDS: dict[str, tuple[str, ...]] = {
 def _mask_of(text: str) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
-        if image.mode not in ("P", "L"):
-            raise ValueError
-        return np.array(image)
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
+            if image.mode not in ("P", "L"):
+                raise ValueError
+            return np.array(image)
+    except Image.DecompressionBombError:
+        raise ValueError from None
 
 
 def _whole(x: Any) -> int:
-    if isinstance(x, bool) or int(x) != x:
+    if isinstance(x, bool | np.bool_) or int(x) != x:
         raise ValueError
     return int(x)
 
@@ -172,7 +182,7 @@ def read_edits(path: Path) -> tuple[dict[str, Any] | None, list[Edit]]:
         else:
             lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
             items = [(f"{path}: line {i}", json.loads(line)) for i, line in lines]
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits too
         raise InputError(f"{path}: found no JSON ({error}); expected inputs, a JSON object a line") from None
     header = items.pop(0)[1] if items and isinstance(items[0][1], dict) and "video" in items[0][1] else None
     return header, [from_json(item, where) for where, item in items]

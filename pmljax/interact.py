@@ -28,7 +28,7 @@ from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
 from pmljax.inputs import PLACED, Edit, checked, read_edits, to_lines
 from pmljax.labels import grow_matrix, shrink_matrix
-from pmljax.marks import Grid, Marks, cells_of_mask, holding, left_of, no_marks, with_edit
+from pmljax.marks import Grid, Marks, cells_of_mask, holding, left_of, no_marks, region, with_edit
 from pmljax.model import Model
 from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
@@ -107,7 +107,7 @@ class Session:
 
     def scribble(self, frame: int, points: Sequence[tuple[int, int]], label: int, width: int = 1) -> None:
         """The line through `points` (y, x), `width` pixels wide, has `label`."""
-        self.apply(Edit("scribble", frame, label, tuple((int(y), int(x)) for y, x in points), width))
+        self.apply(Edit("scribble", frame, label, tuple((y, x) for y, x in points), width))
 
     def box(self, frame: int, top: int, left: int, bottom: int, right: int, label: int) -> None:
         """All pixels of a rectangle, its corners included, have `label`."""
@@ -119,7 +119,7 @@ class Session:
 
     def erase(self, frame: int, points: Sequence[tuple[int, int]], width: int = 1) -> None:
         """Whatever was said about the pixels within the line is taken back."""
-        self.apply(Edit("erase", frame, 0, tuple((int(y), int(x)) for y, x in points), width))
+        self.apply(Edit("erase", frame, 0, tuple((y, x) for y, x in points), width))
 
     def clear(self) -> None:
         """All that was said is taken back, until `undo`."""
@@ -137,16 +137,16 @@ class Session:
         """Take the last input back; False if there is none."""
         if not self.edits:
             return False
-        self.undone.append(self.edits.pop())
-        self._changed(self.undone[-1], came=False)
+        last = self.edits[-1]
+        self._become(self.edits[:-1], [*self.undone, last], last, came=False)
         return True
 
     def redo(self) -> bool:
         """Make the input last taken back once more; False if there is none, or another was made since."""
         if not self.undone:
             return False
-        self.edits.append(self.undone.pop())
-        self._changed(self.edits[-1], came=True)
+        last = self.undone[-1]
+        self._become([*self.edits, last], self.undone[:-1], last, came=True)
         return True
 
     def check(self, edit: Edit) -> Edit:
@@ -167,9 +167,7 @@ class Session:
         if edit.op == "name":
             self.names[edit.label] = edit.name
             return
-        self.edits.append(edit)
-        self.undone.clear()
-        self._changed(edit, came=True)
+        self._become([*self.edits, edit], [], edit, came=True)
 
     def save(self, path: Path | str) -> None:
         """Write the inputs that hold as JSON lines (`pmljax.inputs`), after a line that says which video they belong to."""
@@ -187,53 +185,52 @@ class Session:
                 " saved from"
             )
         edits = [checked(e, self.embedded.count, self.size) if e.op not in ("undo", "redo") else e for e in edits]
-        before = self.edits, self.undone, self.names
-        self.edits, self.undone, self.names = [], [], {}
-        self._changed(Edit("clear"), came=False)
+        after = self.snapshot()
+        after.names = {}
         try:
+            after._become([], [], Edit("clear"), came=True)
             for edit in edits:
-                self.apply(edit)
+                after.apply(edit)
         except InputError as error:  # what removes an input that is not there
-            self.edits, self.undone, self.names = before
-            self._changed(Edit("clear"), came=False)
             raise InputError(f"{path}: {error}") from None
+        vars(self).update(vars(after))
 
     def _header(self) -> dict[str, object]:
         return {"video": self.embedded.digest, "frames": self.embedded.count, "size": list(self.size)}
 
-    def _changed(self, edit: Edit, *, came: bool) -> None:
-        """Marks and marked cells after `edit` came or went."""
-        nothing_said = no_marks(self.grid)
+    def _become(self, edits: list[Edit], undone: list[Edit], edit: Edit, *, came: bool) -> None:
+        """The inputs are `edits` and `undone` now, as `edit` came or went. What may fail, as embeddings that cannot be read,
+        does so before anything is another."""
+        nothing_said, marks = no_marks(self.grid), self._marks.copy()
         if came and edit.op in PLACED:  # on top of what is there
-            self._marks[edit.frame] = with_edit(self._marks.get(edit.frame, nothing_said), edit, self.grid)
+            marks[edit.frame] = with_edit(marks.get(edit.frame, nothing_said), edit, self.grid)
         else:
-            left = left_of(self.edits).values()
-            frames = {e.frame for e in left} | set(self._marks)
+            left = left_of(edits).values()
+            frames = {e.frame for e in left} | set(marks)
             if edit.op in (*PLACED, "remove"):
-                frames = {self.edits[edit.target].frame if edit.op == "remove" else edit.frame}
+                frames = {edits[edit.target].frame if edit.op == "remove" else edit.frame}
             for frame in frames:
-                self._marks.pop(frame, None)
+                marks.pop(frame, None)
             for e in left:
                 if e.frame in frames:
-                    self._marks[e.frame] = with_edit(self._marks.get(e.frame, nothing_said), e, self.grid)
+                    marks[e.frame] = with_edit(marks.get(e.frame, nothing_said), e, self.grid)
         cells, before = self.embedded.cells, self._marked
-        found = [
-            (f * cells + c, m.cells[c]) for f, m in sorted(self._marks.items()) for c in [np.flatnonzero(m.cells >= 0)]
-        ]
-        self._marked = np.concatenate([np.zeros(0, np.int32), *(p for p, _ in found)]).astype(np.int32)
-        self._labels = np.concatenate([np.zeros(0, np.int32), *(x for _, x in found)]).astype(np.int32)
-        rows = np.zeros((len(self._marked), self.embedded.dimensions), np.float16)
-        known = np.isin(self._marked, before, assume_unique=True)
-        rows[known] = self._rows[np.isin(before, self._marked, assume_unique=True)]
-        rows[~known] = self.embedded.rows(self._marked[~known])
-        self._rows = rows
+        found = [(f * cells + c, m.cells[c]) for f, m in sorted(marks.items()) for c in [np.flatnonzero(m.cells >= 0)]]
+        marked = np.concatenate([np.zeros(0, np.int32), *(p for p, _ in found)]).astype(np.int32)
+        labels = np.concatenate([np.zeros(0, np.int32), *(x for _, x in found)]).astype(np.int32)
+        rows = np.zeros((len(marked), self.embedded.dimensions), np.float16)
+        known = np.isin(marked, before, assume_unique=True)
+        rows[known] = self._rows[np.isin(before, marked, assume_unique=True)]
+        rows[~known] = self.embedded.rows(marked[~known])
+        self.edits, self.undone, self._marks = edits, undone, marks
+        self._marked, self._labels, self._rows = marked, labels, rows
 
     def inputs(self) -> dict[int, Edit]:
         """{its index in `edits`: input} of the inputs that hold, without those that forgotten objects had."""
         return {i: self.edits[i] for i in left_of(self.edits)}
 
     def objects(self) -> list[int]:
-        """The objects that are marked or have a name, but for those forgotten."""
+        """The objects that have a marked cell or a name, but for those forgotten."""
         forgotten = {e.label for e in self.edits if e.op == "forget"}
         return sorted((set(self.names) - forgotten | {int(i) for i in np.unique(self._labels)}) - {0})
 
@@ -258,8 +255,8 @@ class Session:
         out = np.asarray(self._grow(shares, ids))
         if frame in self._marks:
             said = self._marks[frame].pixels
-            out = np.where(said >= 0, said, out).astype(np.uint8)
-        return out
+            out = np.where(said >= 0, said, out)
+        return out.astype(np.uint8)  # a copy, to write in
 
     def all_labels(self) -> Iterator[UInt8[np.ndarray, "h w"]]:
         """`labels` of every frame, one after the other."""
@@ -287,6 +284,10 @@ class Session:
     def said(self, frame: int) -> Marks:
         """What the user said about a frame."""
         return self._marks.get(frame) or no_marks(self.grid)
+
+    def shows(self, edit: Edit) -> bool:
+        """Whether any pixel of a click, a scribble or a box has its label, by it or by another input."""
+        return bool((self.said(edit.frame).pixels[region(edit, self.size)] == edit.label).any())
 
     def marked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of every marked cell: its place (frame·c + cell, ascending), its label, its embedding."""

@@ -105,7 +105,7 @@ def with_edit(marks: Marks, edit: Edit, grid: Grid) -> Marks:
         assert edit.labels is not None
         said = edit.labels != VOID
         pixels[said] = edit.labels[said]
-        found = cells_of_mask(edit.labels, grid)
+        found = cells_of_mask(edit.labels, grid, each=False)  # asked when the mask came; objects may be forgotten since
         cells[found != NOTHING] = found[found != NOTHING]
         return Marks(pixels, cells)
     if edit.ring:
@@ -122,10 +122,11 @@ def with_edit(marks: Marks, edit: Edit, grid: Grid) -> Marks:
     return Marks(pixels, cells)
 
 
-def cells_of_mask(labels: UInt8[np.ndarray, "h w"], grid: Grid) -> Int16[np.ndarray, "c"]:
+def cells_of_mask(labels: UInt8[np.ndarray, "h w"], grid: Grid, *, each: bool = True) -> Int16[np.ndarray, "c"]:
     """The label with the largest area in each cell's box, of equal ones the lowest; NOTHING where more than half is void.
 
-    An object that leads in no cell gets the free one that it fills most (`cells_of_thin`); InputError if there is none.
+    An object that leads in no cell gets the free one that it fills most (`cells_of_thin`); where there is none, InputError, or
+    no cell without `each`.
     """
     ids = [int(i) for i in np.unique(labels) if i != VOID]
     out = np.full(math.prod(grid.cells), NOTHING, np.int16)
@@ -138,7 +139,7 @@ def cells_of_mask(labels: UInt8[np.ndarray, "h w"], grid: Grid) -> Int16[np.ndar
     out[known] = np.array(ids, np.int16)[stacked.argmax(0)][known]
     areas = {i: share[i] for i in ids if i and not (out == i).any()}
     taken = cells_of_thin(out, areas)
-    if left := areas.keys() - set(taken.values()):
+    if each and (left := areas.keys() - set(taken.values())):
         raise InputError(
             f"mask: object {min(left)} lies in cells that are all that another object has; expected at least one cell"
             f" ({grid.stride}×{grid.stride} pixels) for each"

@@ -28,7 +28,7 @@ def davis_scribbles(
                 edits.append(Edit("scribble", frame or 0, int(scribble["object_id"]), tuple(points), width))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a DAVIS scribble file") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise InputError(
             f"{path}: found no DAVIS scribbles; expected an object whose scribbles are a list a frame of path (pairs of x"
             " and y) and object_id"

@@ -66,6 +66,8 @@ def vote_rule(neighbours: int | None, log: Path | None, config: Any) -> tuple[in
     from pmljax.presets import session_vote
 
     if neighbours is not None:
+        if not 1 <= neighbours <= 50:
+            raise InputError(f"--neighbours {neighbours}: expected 1…50")
         return neighbours, None
     return (log and vote_of(log)) or session_vote(config)
 

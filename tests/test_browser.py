@@ -334,6 +334,37 @@ def test_two_tabs(tab):
     assert np.array_equal(tab.shows(13), other.shows(13)) and not other.errors
 
 
+def test_a_selected_mark_is_that_mark(tab):
+    """Its number is another's once it is gone: nothing is selected then, here or in another tab."""
+    other = Tab(tab.page.context, tab.server)
+    for i, (y, x) in enumerate(((20, 20), (40, 40), (60, 60)), 1):
+        tab.click(y, x)
+        tab.shows(i)
+    tab.press("v")
+    tab.click(60, 60)
+    assert tab.page.locator("#remove").is_visible()
+    other.shows(3)
+    other.press("Control+z")
+    other.click(80, 100)
+    other.shows(5)
+    tab.shows(5)
+    assert not tab.page.locator("#remove").is_visible()
+    tab.press("Delete")
+    tab.click(80, 100)
+    tab.press("Delete", "Delete", "Delete")
+    tab.shows(6)
+    assert len(tab.inside("state")["objects"]) == 1 and tab.inside()["selected"] is None
+    other.page.close()
+
+
+def test_keys_are_taken_in_order_before_they_are_answered(tab, tmp_path):
+    tab.click(40, 40)
+    tab.press("Control+z", "Control+Shift+z", "Control+z", "Control+Shift+z")
+    assert (tab.shows(5) == 1).all()
+    lines = [json.loads(line)["op"] for line in (tmp_path / "out/edits.jsonl").read_text().splitlines()[1:]]
+    assert lines == ["click", "undo", "redo", "undo", "redo"]
+
+
 def test_the_keyboard_alone(tab):
     tab.press("Tab")
     tab.press("c", "ArrowLeft", "ArrowLeft", "Enter")

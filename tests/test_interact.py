@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -138,8 +139,7 @@ def session(request):
 @settings(max_examples=12)
 @given(st.lists(st.tuples(described, st.booleans()), min_size=1, max_size=12), st.data())
 def test_any_sequence_of_inputs_equals_a_search_from_scratch(session, sequence, data):
-    session.edits, session.undone = [], []
-    session._changed(Edit("clear"), came=False)
+    session._become([], [], Edit("clear"), came=True)
     for description, looked_at in sequence:
         session.apply(made_edit(*description))
         if looked_at:  # some frames are up to date before the next input, others are not
@@ -272,8 +272,7 @@ def test_a_mask_alone_is_plain_retrieval(model, made, tmp_path):
 
 
 def test_inputs_keep_their_pixels(session):
-    session.edits, session.undone = [], []
-    session._changed(Edit("clear"), came=False)
+    session._become([], [], Edit("clear"), came=True)
     assert not session.labels(3).any()
     session.click(3, 10, 10, 7)
     assert (session.labels(3) == 7).all() and (session.labels(10) == 7).all()  # nothing else is known
@@ -446,8 +445,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 
 def test_what_is_saved_comes_back(session, tmp_path):
-    session.edits, session.undone = [], []
-    session._changed(Edit("clear"), came=False)
+    session._become([], [], Edit("clear"), came=True)
     session.click(0, 1, 2, 3)
     session.mask(4, np.where(np.arange(55)[None] > 20, 5, 0) * np.ones((41, 1), int))
     session.erase(4, [(0, 0), (40, 0)], 9)
@@ -562,3 +560,49 @@ def test_every_edit_survives_json():
     back = from_json(Edit("mask", 2, labels=mask).to_json())
     assert np.array_equal(back.labels, mask) and dataclasses.replace(back, labels=None) == Edit("mask", 2)
     assert len(encode_labels(mask)) > 0
+
+
+def test_an_object_that_is_forgotten_takes_no_other_mask_along():
+    """What is left of a mask may leave two objects one cell: the mask was taken, so it is still one."""
+    session = Session(COLOR, Video(2, size=(96, 160)), cache=None)
+    labels = np.full((96, 160), 3, np.uint8)
+    labels[21:24, 21:36], labels[25:27, 21:28] = 1, 2
+    session.mask(0, labels)
+    session.forget(3)
+    assert [e.op for e in session.edits] == ["mask", "forget"] and set(np.unique(session.said(0).pixels)) == {-1, 1, 2}
+    assert session.undo() and (session.said(0).pixels == labels).all()
+    with pytest.raises(InputError, match="object 2 lies in cells"):
+        session.mask(1, np.where(labels == 3, 255, labels).astype(np.uint8))
+
+
+def test_what_fails_changes_nothing(tmp_path):
+    """Embeddings that can no longer be read, as when a cache is cleared, and can again."""
+    session = Session(COLOR, VIDEO, cache=tmp_path, memory=0)
+    session.click(0, 10, 10, 1)
+    session.click(0, 30, 40, 0)
+    labels, stored = session.labels(0), session.embedded.path
+    stored.rename(tmp_path / "away")
+    for what in (lambda: session.click(1, 5, 5, 2), lambda: session.mask(2, np.ones(SIZE, np.uint8))):
+        with pytest.raises(InputError, match="cannot be read"):
+            what()
+        assert len(session.edits) == 2 and session.objects() == [1] and not session.undone
+    (tmp_path / "away").rename(stored)
+    assert (session.labels(0) == labels).all() and session.undo() and session.redo()
+    session.click(1, 5, 5, 2)
+    assert session.objects() == [1, 2]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    session = Session(COLOR, VIDEO, cache=None)
+    y, x = np.argwhere(np.eye(9))[3]
+    session.click(np.int64(1), y, x, label=np.uint8(2))
+    session.box(0, *np.array([1.0, 2, 20, 30]), label=1)
+    session.scribble(0, np.array([[3, 4], [5, 6]]), label=0, width=np.int32(3))
+    session.save(tmp_path / "s.jsonl")
+    other = Session(COLOR, VIDEO, cache=None)
+    other.load(tmp_path / "s.jsonl")
+    assert other.edits == session.edits
+    for wrong in ((10.5, 20, 1), (10, 20, 1.7), (10, 20, True), (10, "20", 1), (math.inf, 1, 1), (math.nan, 1, 1)):
+        with pytest.raises(InputError, match="whole numbers"):
+            session.click(0, *wrong)
+    assert len(session.edits) == 3

@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -39,6 +41,7 @@ from pmljax.page.guard import answers_to  # noqa: E402
 from pmljax.page.wire import labels_of, packet, packets, runs  # noqa: E402
 from pmljax.page.work import INPUT, OTHERS, SOME_TIME, Worker  # noqa: E402
 from pmljax.presets import session_vote  # noqa: E402
+from pmljax.scribbles import davis_scribbles  # noqa: E402
 from pmljax.segmenting import vote_rule  # noqa: E402
 from pmljax.weights import load  # noqa: E402
 from pmljax.weights.bundled import fingerprint  # noqa: E402
@@ -51,8 +54,8 @@ COLOR = load("color")
 class Page:
     """An application with a client, closed and opened again at will."""
 
-    def __init__(self, folder, out, cache, ready=True):
-        self.frames = pmljax.frames(folder)
+    def __init__(self, folder, out, cache, ready=True, chosen=None):
+        self.frames = pmljax.frames(folder, **chosen or {})
         self.out, self.cache, self.token = out, cache, "t" * 32
         header = header_of(
             self.frames.digest(), fingerprint(COLOR), self.frames.size, vote=(1, None), seen=self.frames.size
@@ -253,6 +256,76 @@ def test_exports(page, made):
     (page.out / "overlay.mp4").write_bytes(page.get("export/overlay.mp4").content)
     assert len(list(pmljax.frames(page.out / "overlay.mp4"))) == 8
     assert page.get("export/passwords").status_code == 404
+
+
+def test_what_cannot_be_taken_is_not_written_down(page, monkeypatch):
+    """An input that fails only where it is applied: no line in the log, and work goes on."""
+    page.edit(SCRIPT[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_become", lambda *_, **__: 1 / 0)
+        assert page.edit(SCRIPT[1]).status_code == 500
+    assert len(read_log(page.log.path, {})) == 1 and page.get("state").json()["revision"] == 1
+    assert page.edit(SCRIPT[2]).status_code == 200
+    assert [e.op for e in read_log(page.log.path, {})] == ["click", "scribble"]
+
+
+def test_a_removal_is_of_the_marks_that_the_page_knows(page):
+    for item in SCRIPT[:2]:
+        page.edit(item)
+    late = {"op": "remove", "input": 1, "revision": 1}  # another tab clicked since
+    assert page.edit(late).status_code == 409 and len(read_log(page.log.path, {})) == 2
+    assert page.edit(late | {"revision": 2}).status_code == 200 and page.edit({"op": "undo"}).status_code == 200
+
+
+def test_scribbles_are_of_the_sources_frames_and_say_nothing_that_was_erased(made, tmp_path, cache):
+    page = Page(made.folder, tmp_path / "out", cache, chosen={"start": 2, "every": 2})
+    try:
+        for item in (
+            {"op": "click", "frame": 1, "y": 40, "x": 40, "label": 1},
+            {"op": "scribble", "frame": 0, "points": [[10, 10], [20, 60]], "label": 2},
+            {"op": "erase", "frame": 0, "points": [[10, 10], [20, 60]], "width": 5},
+            {"op": "click", "frame": 0, "y": 80, "x": 90, "label": 0},
+        ):
+            assert page.edit(item).status_code == 200
+        found = page.get("export/scribbles.json").json()["scribbles"]
+        assert [[s["object_id"] for s in frame] for frame in found] == [[], [], [0], [], [1], [], []]
+        (tmp_path / "s.json").write_text(json.dumps({"scribbles": found}))
+        edits = davis_scribbles(tmp_path / "s.json", page.frames.size, place=page.frames.place)
+        assert [(e.frame, e.points, e.label) for e in edits] == [(0, ((80, 90),), 0), (1, ((40, 40),), 1)]
+    finally:
+        page.close()
+
+
+def test_an_export_that_nobody_waits_for_ends(made, tmp_path, cache, monkeypatch):
+    """A server that stops does not wait for an export, and the export leaves nothing behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    begun, frames = threading.Event(), []
+
+    def slow(session, frame):
+        begun.set()
+        frames.append(frame)
+        time.sleep(0.5)
+        return np.zeros(SIZE, np.uint8)
+
+    page = Page(made.folder, tmp_path / "out", cache)
+    page.edit(SCRIPT[0])
+    monkeypatch.setattr(Session, "labels", slow)
+
+    def ask():
+        with suppress(httpx.HTTPError):
+            page.get("export/masks.zip")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert begun.wait(20)
+    page.server.should_exit = True
+    page.thread.join(20)
+    asking.join(20)
+    assert not page.thread.is_alive() and not asking.is_alive()
+    until(lambda: not list(tmp_path.glob("pmljax-*")))
+    assert len(frames) < 8
+    page.client.close()
+    page.log.close()
 
 
 def decoded(text, size):

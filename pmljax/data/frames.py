@@ -7,6 +7,7 @@ orientation applied). Nothing is held: each iteration opens the source anew and 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Frames:
 
     size: (h, w).  count: how many frames, None where only decoding would tell.
     names: of all frames of the source, None for videos, whose frames are named 00000, 00001, ….
-    chosen: which of them make the stream.  files: what is read.
+    chosen: which of them make the stream.  files: what is read.  total: a video's frames, chosen or not, where it says so.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Frames:
     chosen: slice
     files: list[Path]
     read: Callable[[], Iterator[Stamped]]
+    total: int | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame.image for frame in self.stamped())
@@ -63,7 +65,8 @@ class Frames:
         """Where in the source the frame called `name` is, chosen or not; None if nowhere."""
         if self.names is not None:
             return self.names.index(name) if name in self.names else None
-        return int(name) if name.isdecimal() and name == f"{int(name):05d}" else None
+        index = int(name) if name.isdecimal() and len(name) < 10 and name == f"{int(name):05d}" else None
+        return index if index is None or self.total is None or index < self.total else None
 
     def position(self, name: str) -> int | None:
         """Where in the stream the frame called `name` is; None if it is not chosen."""
@@ -76,11 +79,15 @@ class Frames:
         inside = place >= 0 and not rest and (self.chosen.stop is None or index < self.chosen.stop)
         return place if inside and (self.count is None or place < self.count) else None
 
+    def source(self, place: int) -> int:
+        """Which of the source's frames is the stream's frame `place`: the inverse of `place`."""
+        return (self.chosen.start or 0) + place * (self.chosen.step or 1)
+
     def digest(self) -> str:
         """SHA-256 of the source (a folder's with its frames' names) and of what is chosen from it."""
         digest = hashlib.sha256(repr(self.chosen).encode())
         for path in self.files:
-            digest.update(b"" if self.names is None else path.name.encode())
+            digest.update(b"" if self.names is None else os.fsencode(path.name))
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()

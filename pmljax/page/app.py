@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -22,7 +23,7 @@ from pmljax.editlog import LogFull
 from pmljax.errors import InputError
 from pmljax.inputs import Edit, from_json
 from pmljax.labels import decode_labels
-from pmljax.page.desk import Desk, NotReady
+from pmljax.page.desk import Desk, NotReady, Outdated
 from pmljax.page.exports import EXPORTS
 from pmljax.page.guard import Guard, TooLarge, body_of
 from pmljax.page.work import INPUT, OTHERS, VIEW
@@ -80,7 +81,8 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
             raise InputError("input: found no JSON; expected one input") from None
         if isinstance(item, dict) and item.get("op") == "mask":
             raise InputError("input: found a mask; expected its PNG, sent to mask")
-        return await _input(from_json(item), view)
+        edit, seen = from_json(item), item.get("revision")
+        return await _input(edit, view, seen if type(seen) is int else None)
 
     async def mask(request: Request) -> Response:
         frame, view = _number(request, "frame"), _number(request, "view")
@@ -90,9 +92,9 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
         labels = await asyncio.to_thread(decode_labels, data)
         return await _input(Edit("mask", frame, labels=labels), view)
 
-    async def _input(edit: Edit, view: int) -> Response:
+    async def _input(edit: Edit, view: int, seen: int | None = None) -> Response:
         # Shielded: an input that is being written is finished, whether its page is still there or not.
-        return _packet(await asyncio.shield(desk.worker.do(INPUT, lambda: desk.edit(edit, view))))
+        return _packet(await asyncio.shield(desk.worker.do(INPUT, lambda: desk.edit(edit, view, seen))))
 
     async def frames(request: Request) -> Response:
         asked = request.query_params.get("frames", "").split(",")
@@ -131,18 +133,32 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
         desk.session()
         if not desk.film.done.is_set():
             raise NotReady("the video is still being decoded")
-        handle, temporary = tempfile.mkstemp(Path(name).suffix, "pmljax-")
-        os.close(handle)
-        path = Path(temporary)
+        folder, given_up = tempfile.mkdtemp(prefix="pmljax-"), threading.Event()
+        path = Path(folder) / name
+
+        def written() -> None:
+            try:
+                EXPORTS[name](path, session, desk.frames, desk.film.names, going)
+            finally:
+                if given_up.is_set():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+        def going() -> None:
+            if given_up.is_set():
+                raise InputError("given up")
+
         try:
             async with exporting:
                 session = await desk.worker.do(INPUT, lambda: desk.session().snapshot())
-                await asyncio.to_thread(EXPORTS[name], path, session, desk.frames, desk.film.names)
-        except BaseException:
-            path.unlink(missing_ok=True)
+                await asyncio.to_thread(written)
+        except BaseException as error:
+            given_up.set()  # a thread cannot be cancelled: it looks before every frame
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, asyncio.CancelledError):
+                return _error(503, "stopped")
             raise
         stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in desk.frames.path.stem)
-        return FileResponse(path, filename=f"{stem}-{name}", background=BackgroundTask(path.unlink, missing_ok=True))
+        return FileResponse(path, filename=f"{stem}-{name}", background=BackgroundTask(shutil.rmtree, folder, True))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -167,6 +183,7 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
     handlers: dict[Any, Any] = {
         InputError: lambda _, error: _error(400, str(error)),
         NotReady: lambda _, error: _error(409, str(error)),
+        Outdated: lambda _, error: _error(409, str(error)),
         TooLarge: lambda _, error: _error(413, "found more than is taken", close=True),
         LogFull: lambda _, error: _error(507, f"{error}. Nothing before it is lost: make room and try again"),
         ClientDisconnect: lambda _, error: _error(400, "the rest never came"),

@@ -32,6 +32,10 @@ T = TypeVar("T")
 Opening = Callable[[Callable[[], object]], Session]
 
 
+class Outdated(Exception):
+    """What is asked for is of a state before."""
+
+
 class NotReady(Exception):
     """The video is still being embedded, or could not be."""
 
@@ -106,15 +110,21 @@ class Desk:
             raise NotReady(self.message or "the video is still being embedded")
         return self._session
 
-    def edit(self, edit: Edit, view: int) -> bytes:
-        """Take one input: check it, write it down, then believe it. The packet of frame `view` after it, with the state."""
+    def edit(self, edit: Edit, view: int, seen: int | None = None) -> bytes:
+        """Take one input: try it, write it down, then believe it. The packet of frame `view` after it, with the state.
+
+        seen: the revision of which the page speaks; of an input that is removed, whose number is another's by now.
+        """
         session = self.session()
         self.check_frame(view)
+        if edit.op == "remove" and seen not in (None, self.revision):
+            raise Outdated("another tab was quicker: the marks are others now")
         idle = {"undo": not session.edits, "redo": not session.undone}.get(edit.op, False)
         if not idle:
-            edit = edit if edit.op in ("undo", "redo") else session.check(edit)
+            after = session.snapshot()
+            after.apply(edit)  # what fails here is neither written down nor believed
             self.log.append(edit)
-            session.apply(edit)
+            self._session = after
             self.revision += 1
             self._tell()
         self.view = view

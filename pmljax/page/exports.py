@@ -1,13 +1,15 @@
 """What can be taken home: palette PNGs, an overlay video, COCO's JSON, DAVIS scribbles. Each is written to a file.
 
-All of them read a snapshot of the session: they are of one state, whatever is said meanwhile.
+All of them read a snapshot of the session: they are of one state, whatever is said meanwhile. `going` is called before each
+frame, and raises where nobody waits any more.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,29 @@ from pmljax.interact import Session
 from pmljax.labels import encode_labels, object_ids
 from pmljax.scribbles import to_davis
 
+Going = Callable[[], object]
 
-def masks(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+
+def masks(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
     """A ZIP of palette PNGs under the input's frame names."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, labels in zip(names, session.all_labels(), strict=True):
+        for name, labels in zip(names, _labels(session, going), strict=True):
             archive.writestr(f"{name}.png", encode_labels(labels))
 
 
-def overlay(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+def overlay(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
     """The video with the masks painted over it, at its own times."""
     begun = None
     with VideoWriter(path) as video:
-        for frame, labels in zip(frames.stamped(), session.all_labels(), strict=True):
+        for frame, labels in zip(frames.stamped(), _labels(session, going), strict=True):
             begun = frame.seconds if begun is None else begun
             video.write(paint(frame.image, labels), frame.seconds - begun)
 
 
-def coco(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+def coco(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
     """COCO's annotations: a mask a frame and object, run-length encoded."""
     (h, w), annotations = session.size, []
-    for i, labels in enumerate(session.all_labels()):
+    for i, labels in enumerate(_labels(session, going)):
         annotations += [coco_mask(labels, label) | {"image_id": i + 1} for label in object_ids(labels)]
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
@@ -54,13 +58,22 @@ def coco(path: Path, session: Session, frames: Frames, names: list[str]) -> None
     path.write_text(json.dumps(record))
 
 
-def scribbles(path: Path, session: Session, frames: Frames, names: list[str]) -> None:
+def scribbles(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
     """The clicks, scribbles and boxes as a DAVIS scribble file."""
-    record = to_davis(frames.path.stem, session.embedded.count, session.inputs().values(), session.size)
+    # What was erased, or said otherwise since, is not said again. Frames are the source's, as readers take them.
+    said = [e for e in session.inputs().values() if e.op != "mask" and session.shows(e)]
+    said = [replace(e, frame=frames.source(e.frame)) for e in said]
+    record = to_davis(frames.path.stem, frames.source(session.embedded.count - 1) + 1, said, session.size)
     path.write_text(json.dumps(record))
 
 
-EXPORTS: dict[str, Callable[[Path, Session, Frames, list[str]], None]] = {
+def _labels(session: Session, going: Going) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    for labels in session.all_labels():
+        going()
+        yield labels
+
+
+EXPORTS: dict[str, Callable[[Path, Session, Frames, list[str], Going], None]] = {
     "masks.zip": masks,
     "overlay.mp4": overlay,
     "coco.json": coco,

@@ -87,7 +87,7 @@ def answers_to(asked: str, listening: str) -> bool:
     name = asked.rsplit(":", 1)[0] if asked.rpartition(":")[2].isdecimal() else asked
     name = name.strip("[]").lower().rstrip(".")
     if is_loopback(listening):
-        return name in ("127.0.0.1", "::1", "localhost")
+        return name in (listening.lower(), "127.0.0.1", "::1", "localhost")
     if name in (listening.lower(), "localhost", socket.gethostname().lower()):
         return True
     try:

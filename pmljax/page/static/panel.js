@@ -150,14 +150,14 @@ function drawMarks() {
   const inputs = packetOf(store.frame)?.inputs || [];
   list.replaceChildren(...inputs.map((input) => {
     const what = input.op === "mask" || input.op === "erase" ? WORDS[input.op] : `${WORDS[input.op]}: ${nameOf(input.label)}`;
-    const item = made("li", { "data-chosen": input.input === store.selected ? "" : null });
+    const item = made("li", { "data-chosen": input.input === store.selected?.input ? "" : null });
     const select = () => {
-      store.selected = input.input;
+      store.selected = input;
       changed("selected");
     };
     const dot = input.op === "mask" || input.op === "erase" ? made("span", { class: "swatch" }) : swatch(input.label);
     item.append(
-      made("button", { class: "name", "data-focus": `mark-${input.input}`, onclick: select, "aria-pressed": String(input.input === store.selected) }, dot, made("span", {}, what)),
+      made("button", { class: "name", "data-focus": `mark-${input.input}`, onclick: select, "aria-pressed": String(input.input === store.selected?.input) }, dot, made("span", {}, what)),
       made("button", {
         class: "icon", "data-focus": `remove-${input.input}`, "aria-label": `Remove ${what}`, "data-tip": "Remove", "data-key": "Delete",
         onclick: () => {
@@ -194,11 +194,10 @@ function drawHint() {
   byId("hint").textContent = hint;
 }
 
-export function undo(op) {
-  if (store.state[op]) {
-    const what = store.state[op];
-    say({ op }).then((done) => done && toast(`${op === "undo" ? "Undone" : "Done again"}: ${what}`));
-  }
+export async function undo(op) {
+  await server.sent(); // of what was said before it, whether it is known yet or not
+  const what = store.state[op];
+  if (what && (await say({ op }))) toast(`${op === "undo" ? "Undone" : "Done again"}: ${what}`);
 }
 
 export function begin() {

@@ -195,7 +195,7 @@ export function colourOf(label) {
 
 function marks() {
   for (const input of packetOf(store.frame)?.inputs || []) {
-    if (input.op !== "erase" && input.op !== "mask") mark(context, input, input.input === store.selected);
+    if (input.op !== "erase" && input.op !== "mask") mark(context, input, input.input === store.selected?.input);
   }
 }
 

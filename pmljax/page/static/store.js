@@ -12,7 +12,7 @@ export const store = {
   mode: "masks",
   opacity: 0.55,
   hidden: new Set(),
-  selected: null, // the number of an input
+  selected: null, // an input, as the packet of the frame in view has it
   why: false,
   playing: false,
 };
@@ -35,7 +35,12 @@ export function keep(packet) {
   const newest = !(packets.get(packet.frame)?.revision > packet.revision);
   if (newest) packets.set(packet.frame, packet); // before the state is heard, which asks for what is behind it
   if (packet.state) heard(packet.state);
-  if (newest && packet.frame === store.frame) changed("packet");
+  if (!newest || packet.frame !== store.frame) return;
+  if (store.selected && !packet.inputs.some((input) => JSON.stringify(input) === JSON.stringify(store.selected))) {
+    store.selected = null; // it is gone, or another has its number
+    changed("selected");
+  }
+  changed("packet");
 }
 
 export function heard(state) {

@@ -85,7 +85,7 @@ function select(pixel) {
   let best = null, distance = near;
   for (const input of packetOf(store.frame)?.inputs || []) {
     const d = distanceTo(input, pixel);
-    if (d <= distance) [best, distance] = [input.input, d];
+    if (d <= distance) [best, distance] = [input, d];
   }
   store.selected = best;
   changed("selected");
@@ -110,11 +110,12 @@ function distanceTo(input, [y, x]) {
 }
 
 export async function removeSelected() {
-  if (store.selected === null) return;
-  const done = await say({ op: "remove", input: store.selected });
-  store.selected = null;
+  await server.sent(); // marks have numbers: of what was said before, all of them are known then
+  const { selected, state: { revision } } = store;
+  if (selected === null) return;
+  store.selected = null; // pressed once more, it does not remove what has this number next
   changed("selected");
-  if (done) toast("Mark removed");
+  if (await say({ op: "remove", input: selected.input, revision })) toast("Mark removed");
 }
 
 // The pointer
