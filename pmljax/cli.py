@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import sys
@@ -224,6 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         keep_memory()
         keep_compiled()
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="pmljax",

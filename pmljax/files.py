@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds all of it or does not change: temporary name, flush to disk, rename."""
-    temporary = temporary_name(path)
+    temporary = path.with_name(f".{path.stem}.part-{os.getpid()}-{threading.get_ident()}{path.suffix}")  # nobody else's
     try:
         with open(temporary, "wb") as file:
             file.write(data)

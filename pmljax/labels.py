@@ -75,17 +75,24 @@ def object_ids(labels: Integer[np.ndarray, "h w"]) -> list[int]:
 # Reading and writing
 
 
-def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
+def read_labels(path: str | Path, *, ids: bool = False) -> UInt8[np.ndarray, "h w"]:
     """Read a mask in any form found in practice.
 
     Palette: the index is the id, 255 void. 1-bit: object 1. Grey (alpha ignored) with values 0 and 255 only: 255 is
-    object 1; otherwise the values are ids and 255 is void. RGB: black and white, or colours of the palette.
+    object 1, or void with `ids`, as in files beside it that have ids (`has_ids`); otherwise the values are ids and 255 is
+    void. RGB: black and white, or colours of the palette.
     Raises InputError for what would be guesswork: JPEG, antialiased or 16-bit masks, colours outside the palette.
     """
-    return decode_labels(_bytes_of(path), str(path))
+    return decode_labels(_bytes_of(path), str(path), ids=ids)
 
 
-def decode_labels(data: bytes, path: str = "mask") -> UInt8[np.ndarray, "h w"]:
+def has_ids(path: str | Path) -> bool:
+    """Whether a mask is a grey one with other values than 0 and 255: what belongs with it has ids too."""
+    mode, pixels = _decode(_bytes_of(path), str(path))
+    return mode == "L" and not set(np.unique(pixels)) <= {0, VOID}
+
+
+def decode_labels(data: bytes, path: str = "mask", *, ids: bool = False) -> UInt8[np.ndarray, "h w"]:
     """`read_labels` of a file's bytes; `path` is what errors call it."""
     mode, pixels = _decode(data, path)
     if mode == "P":
@@ -93,7 +100,7 @@ def decode_labels(data: bytes, path: str = "mask") -> UInt8[np.ndarray, "h w"]:
     if mode == "1":
         return pixels.astype(np.uint8)
     if mode == "L":
-        return _from_grey(pixels, path)
+        return pixels if ids and set(np.unique(pixels)) <= {0, VOID} else _from_grey(pixels, path)
     return _from_colours(pixels, path)
 
 
@@ -131,17 +138,22 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
             mode = image.mode
             if mode in ("P", "1", "L"):
                 return mode, _unstretched(np.array(image), data) if mode == "L" else np.array(image)
-            if mode in ("LA", "La"):
-                return "L", np.array(image.getchannel(0))
-            if mode == "PA":
-                return "P", np.array(image.getchannel(0))
-            if mode in ("RGB", "RGBA"):
-                return "RGB", np.array(image)[..., :3]
+            if mode == "RGB":
+                return mode, np.array(image)
+            if mode in ("LA", "La", "PA", "RGBA"):
+                pixels = np.array(image)
+                if _flat(pixels[..., :-1]) and not _flat(pixels[..., -1:]):
+                    raise InputError(f"{path}: found a shape in the alpha channel alone, expected it in the colours")
+                return (mode[0], pixels[..., 0]) if mode != "RGBA" else ("RGB", pixels[..., :3])
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
     raise InputError(f"{path}: found pixels of mode {mode}, expected a mask of 8 bits: palette, grey, 1-bit or RGB")
+
+
+def _flat(pixels: UInt8[np.ndarray, "h w c"]) -> bool:
+    return bool((pixels == pixels[:1, :1]).all())
 
 
 def _unstretched(pixels: UInt8[np.ndarray, "h w"], data: bytes) -> UInt8[np.ndarray, "h w"]:
@@ -199,7 +211,7 @@ def _from_colours(
     place = np.minimum(np.searchsorted(known, code, sorter=order), 255)
     ids = order[place]
     wrong = np.argwhere(known[ids] != code)
-    if lone and len(wrong) and len(found := np.unique(code)) == 2 and found[0] == 0:
+    if lone and len(wrong) and len({0, *np.unique(code).tolist()}) == 2:
         return (code > 0).astype(np.uint8)
     if len(wrong):
         y, x = wrong[0]

@@ -29,13 +29,14 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
-from pmljax.labels import VOID, check_labels, encode_labels, object_ids, read_labels
+from pmljax.labels import VOID, check_labels, encode_labels, has_ids, object_ids, read_labels
 from pmljax.model import Model
 from pmljax.presets import Preset
 from pmljax.segment import segment
 from pmljax.weights.bundled import fingerprint
 
 Overlay = Literal["mp4", "gif", "none"]
+OVERLAYS = ("mp4", "gif")
 FORMAT = 1
 
 
@@ -55,13 +56,13 @@ def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
             raise InputError(f"{folder}: found no pictures; expected masks named by their frames")
     elif len(paths) == 1:
         return {0: check_labels(read_labels(paths[0]), str(paths[0]), frames.size, objects=True)}
-    masks = {}
+    masks, ids = {}, any(has_ids(path) for path in paths)
     for path, name in zip(paths, one_name_each(paths[0].parent, (p.stem for p in paths)), strict=True):
         if frames.index(name) is None:
             raise InputError(f"{path}: no frame is named {name} in {frames.path}; expected masks named by their frame")
         index = frames.position(name)
         if index is not None:  # a frame that is there, but not among the chosen ones, needs no mask
-            labels = check_labels(read_labels(path), str(path), frames.size)
+            labels = check_labels(read_labels(path, ids=ids), str(path), frames.size)
             if object_ids(labels):  # an empty one says nothing: annotations have them where objects are gone
                 masks[index] = labels
     if not masks:
@@ -223,7 +224,7 @@ def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwri
     try:
         record = json.loads(run.read_text())
         before, _ = dict(record["identity"]), (record["finished"], record["frames"])
-    except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no text
+    except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or no text
         raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
     changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
     if changed:
@@ -238,23 +239,36 @@ def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwri
 def _claim(out: Path, identity: dict[str, object], frames: Frames, overwrite: bool) -> None:
     """Make the folder, drop what an earlier run of ours left if it is to be overwritten, and say what is being done."""
     out.mkdir(parents=True, exist_ok=True)
-    if overwrite and (out / "run.json").is_file():
-        ours = _names_in(out)
-        for path in [out / "run.json", *ours, *out.glob("overlay.*"), out / "contact.jpg"]:
+    if overwrite:
+        # Whoever wrote what has a frame's name: stopped now and continued, it would be taken for ours.
+        masks = {*_names_in(out), *(p for p in out.glob("*.png") if frames.position(p.stem) is not None)}
+        for path in [out / "run.json", *masks, *(out / f"overlay.{kind}" for kind in OVERLAYS), out / "contact.jpg"]:
             path.unlink(missing_ok=True)
     for unfinished in out.glob(".*.part*"):
-        unfinished.unlink()
+        if unfinished.suffix in (".png", ".json", ".jpg", ".mp4", ".gif") and _of_ours(unfinished.name, frames):
+            unfinished.unlink()
     _write_run(out, identity, frames, finished=False, count=0)
 
 
 def _names_in(out: Path) -> list[Path]:
     """The masks in `out` that the run of its run.json wrote."""
     try:
-        names = json.loads((out / "run.json").read_text())["names"]
-    except (ValueError, KeyError, TypeError):
+        record = json.loads((out / "run.json").read_text())
+        names = record["names"] and {str(name) for name in record["names"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
-    written = (lambda name: name.isdecimal() and len(name) >= 5) if names is None else set(names).__contains__
-    return [p for p in out.glob("*.png") if written(p.stem)]
+    return [p for p in out.glob("*.png") if (p.stem in names if names else p.stem == _number(p.stem))]
+
+
+def _number(name: str) -> str | None:
+    """A frame of a video as it is named, where `name` may be one's: five digits, no more than are needed."""
+    return f"{int(name):05d}" if name.isdecimal() and name.isascii() and len(name) < 8 else None
+
+
+def _of_ours(name: str, frames: Frames) -> bool:
+    """Whether an unfinished file is one of a file that a run writes."""
+    stem = name[1:].rpartition(".part")[0]
+    return stem in ("run", "contact", "overlay") or frames.position(stem) is not None
 
 
 def _write_run(out: Path, identity: dict[str, object], frames: Frames, *, finished: bool, count: int) -> None:

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from pmljax.data import davis
 from pmljax.errors import InputError
-from pmljax.labels import VOID, object_ids, read_labels, read_result
+from pmljax.labels import VOID, has_ids, object_ids, read_labels, read_result
 from pmljax.metrics import frame_scores
 
 
@@ -34,14 +35,16 @@ def score_results(
             sequence = davis.open_sequence(root, name)
             counted = sequence.counted()
             first = next(iter(sequence.annotations.values()))
+            ids = year == 2017 and has_ids(first)
             count = 1 if year == 2016 else max(object_ids(read_labels(first)), default=0)
             if not count:
                 raise InputError(f"{first}: found no object; expected ids 1…K in the first annotation")
             if not Path(results, name).is_dir():
                 raise InputError(f"{Path(results, name)}: no such folder; expected the results of {name}, NNNNN.png")
 
-            def one(item: tuple[str, Path], name: str = name, count: int = count) -> np.ndarray:
-                return _score_frame(item[1], Path(results, name, f"{item[0]}.png"), count, year)
+            def one(item: tuple[str, Path], name: str = name, count: int = count, ids: bool = ids) -> np.ndarray:
+                truth = read_labels(item[1], ids=ids)
+                return _score_frame(truth, Path(results, name, f"{item[0]}.png"), count, year)
 
             frames = np.stack(list(pool.map(one, counted)))
             scores |= {f"{name}_{k + 1}": frames[:, k] for k in range(count)}
@@ -49,9 +52,9 @@ def score_results(
     return scores
 
 
-def _score_frame(annotation: Path, result: Path, count: int, year: int) -> np.ndarray:
+def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, count: int, year: int) -> np.ndarray:
     """(J, F) of each of `count` objects in one frame, `[o, 2]`."""
-    truth, prediction = read_labels(annotation), read_result(result)
+    prediction = read_result(result)
     if prediction.shape != truth.shape:
         found, expected = prediction.shape[::-1], truth.shape[::-1]
         raise InputError(

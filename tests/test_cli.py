@@ -165,6 +165,41 @@ def test_strangers_files_are_left_alone(segment, made, tmp_path):
     assert segment(mask=made.mask, out=made.mask.parent)[0] == 2
 
 
+def test_a_run_overwritten_and_stopped_takes_nobody_elses_masks(segment, made, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    theirs = encode_labels(np.full_like(made.truth[0], 9))
+    for i in range(8):
+        (out / f"{i:05d}.png").write_bytes(theirs)
+    kept = [".download.part1.mkv", ".notes.part1.txt", "overlay.psd", "20240131.png"]
+    for name in kept:
+        (out / name).write_text("precious")
+    write = results.write_file
+
+    def stopped(path, data):
+        if path.name == "00003.png":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_file", stopped)
+        assert segment(made.folder, "--overwrite")[0] == 130
+    assert segment()[0] == 0 and not any((read_labels(out / f"{i:05d}.png") == 9).any() for i in range(8))
+    assert segment(made.folder, "--end", "3", "--overwrite")[0] == 0
+    assert all((out / name).read_text() == "precious" for name in kept)
+
+
+@pytest.mark.parametrize("record", ['{"names": 5}', "[" * 100_000, "[]"])
+def test_a_record_that_is_none_is_overwritten(segment, made, tmp_path, record):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text(record)
+    status, _, err = segment()
+    assert status == 2 and "found no record of a run" in err
+    assert (
+        segment(made.folder, "--overwrite")[0] == 0 and json.loads((tmp_path / "out/run.json").read_text())["finished"]
+    )
+
+
 def test_late_objects_by_a_folder_of_masks(segment, made, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -585,3 +620,35 @@ def test_a_real_sequence_as_mp4_and_gif(davis, tmp_path, capsys):
     for name in ("clip.mp4", "clip.gif"):
         agree = np.mean([jaccard(a, b) for a, b in zip(labels[name], labels["folder"], strict=True)])
         assert agree >= 0.95, f"{name}: {agree}"
+
+
+def test_a_mask_for_a_frame_that_a_video_does_not_have(segment, made, tmp_path):
+    with VideoWriter(tmp_path / "c.mp4") as video:
+        for i, frame in enumerate(made.frames[:4]):
+            video.write(frame, i / 10)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("00000", "00003", "00004"):
+        (masks / f"{name}.png").write_bytes(encode_labels(np.pad(made.truth[0], ((0, 1), (0, 0)))))  # an even size
+    status, _, err = segment(tmp_path / "c.mp4", mask=masks)
+    assert status == 2 and "00004.png: no frame is named 00004" in err and not (tmp_path / "out").exists()
+    (masks / "00004.png").unlink()
+    assert segment(tmp_path / "c.mp4", "--end", "2", mask=masks)[0] == 0
+
+
+def test_grey_masks_with_ids_may_hold_nothing_but_void(segment, made, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    void = np.zeros_like(made.truth[0])
+    void[:20, :20] = 255
+    Image.fromarray(np.where(made.truth[0] == 1, 2, 0).astype(np.uint8)).save(masks / "00000.png")
+    Image.fromarray(void).save(masks / "00003.png")
+    assert segment(mask=masks)[0] == 0 and set(np.unique(labels_of(tmp_path / "out"))) == {0, 2}
+
+
+def test_a_terminal_that_lacks_a_names_letters(made, tmp_path):
+    ours = "import sys; from pmljax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", ours, "segment", str(made.folder), "--mask", str(made.mask)]
+    command += ["--out", str(tmp_path / "ä"), "--model", "color", "--overlay", "none"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and (tmp_path / "ä/run.json").is_file()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pmljax import demo, files
 from pmljax.data import davis, synthetic, youtube_vos
-from pmljax.data.images import frame_number, natural_key
+from pmljax.data.images import frame_number, image_size, list_images, natural_key, read_image
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
@@ -190,6 +190,58 @@ def test_rotation_of_a_phone_video(tmp_path, clip):
     image = next(iter(frames))
     assert frames.size == (64, 48) and abs(int(image[48, 24, 0]) - 200) < 12 and image[48, 24, 1] < 30
     assert np.abs(image.astype(int) - np.rot90(clip[0], -1)).mean() < 12
+
+
+@pytest.mark.parametrize("x", [(1, 0), (-1, 0), (0, 1), (0, -1)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_every_display_matrix(tmp_path, clip, x, mirrored):
+    """Turned and mirrored, pixel by pixel from what the matrix means: (x, y) is shown at x·(a, b) + y·(c, d)."""
+    (a, b), sign = x, -1 if mirrored else 1
+    c, d = -b * sign, a * sign
+    path = write_video(tmp_path / "r.mp4", clip)
+    straight = next(iter(open_frames(path)))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    data[place : place + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    h, w = straight.shape[:2]
+    rows, columns = np.mgrid[:h, :w]
+    right, down = columns * a + rows * c, columns * b + rows * d
+    shown = np.zeros((np.ptp(down) + 1, np.ptp(right) + 1, 3), np.uint8)
+    shown[down - down.min(), right - right.min()] = straight
+    frames = open_frames(path)
+    assert frames.size == shown.shape[:2] and np.array_equal(next(iter(frames)), shown)
+
+
+def test_what_is_appended_to_a_video_is_no_cut(tmp_path, clip):
+    path = write_video(tmp_path / "t.mp4", clip)
+    path.write_bytes(path.read_bytes() + b"SOMETRAILERBYTES" * 4)
+    assert len(list(open_frames(path))) == len(clip)
+    path.write_bytes(path.read_bytes()[:-64] + b"\x00\x01\x00\x00free")
+    with pytest.raises(InputError, match="cut off"):
+        list(open_frames(path))
+
+
+def test_the_order_of_names_that_differ_in_zeros_alone(tmp_path):
+    for name in ("f01.png", "f1.png", "F1.png", "f001.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    assert [p.name for p in list_images(tmp_path)] == ["F1.png", "f001.png", "f01.png", "f1.png"]
+
+
+def test_a_picture_turned_by_xmp(tmp_path):
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", xmp=xmp)
+    assert image_size(tmp_path / "a.jpg") == (30, 20) == read_image(tmp_path / "a.jpg").shape[:2]
+
+
+def test_a_folder_with_a_name_that_is_no_text(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    assert len(open_frames(tmp_path).digest()) == 64
 
 
 def test_videos_that_are_refused(tmp_path, clip):

@@ -294,3 +294,24 @@ def test_area_matrix(size, new):
     edges = np.concatenate([[0], np.cumsum(picture[0].astype(float))])
     cuts = np.interp(np.arange(new + 1) * size / new, np.arange(size + 1), edges)
     assert np.allclose(matrix @ picture[0], np.diff(cuts) * new / size, atol=1e-5)
+
+
+def test_a_shape_in_the_alpha_channel_alone_is_refused(tmp_path):
+    alpha = np.zeros((20, 30), np.uint8)
+    alpha[5:9, 5:9] = 255
+    for mode, white in (("RGBA", (255,) * 3), ("RGBA", (0,) * 3), ("LA", (255,))):
+        pixels = np.concatenate([np.broadcast_to(np.uint8(white), (20, 30, len(white))), alpha[..., None]], -1)
+        Image.fromarray(pixels, mode).save(tmp_path / "m.png")
+        for read in (read_labels, read_result):
+            with pytest.raises(InputError, match="alpha channel alone"):
+                read(tmp_path / "m.png")
+    red = np.where(alpha[..., None] > 0, np.uint8([128, 0, 0, 255]), np.uint8(0))  # a palette's colour on nothing
+    Image.fromarray(red).save(tmp_path / "m.png")
+    assert np.array_equal(read_labels(tmp_path / "m.png"), alpha > 0)
+
+
+def test_a_result_of_one_colour_all_over_is_object_1(tmp_path):
+    Image.new("RGB", (9, 7), (10, 200, 30)).save(tmp_path / "m.png")
+    assert (read_result(tmp_path / "m.png") == 1).all()
+    with pytest.raises(InputError, match="no id's"):
+        read_labels(tmp_path / "m.png")

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pmljax import metrics
 from pmljax.data.davis import find_split
+from pmljax.errors import InputError
+from pmljax.labels import encode_labels, read_labels
 from pmljax.scoring import score_results
 
 
@@ -128,3 +131,55 @@ def test_official_scores_to_their_digits(davis):
         assert np.array_equal(np.round(j, 3), official[name]["J"])
         assert np.array_equal(np.round(f, 3), official[name]["F"])
     assert round(metrics.table(scores)["Global"]["J-Mean"], 3) == 0.758
+
+
+@pytest.fixture
+def small_root(tmp_path):
+    """A sequence of six frames with two objects, and results that are right on the first two alone."""
+    folders = [tmp_path / "JPEGImages/480p/a", tmp_path / "Annotations/480p/a", tmp_path / "results/a"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    truth = np.zeros((6, 40, 60), np.uint8)
+    truth[:, 5:20, 5:30], truth[:, 22:35, 30:55] = 1, 2
+    for i, labels in enumerate(truth):
+        Image.new("RGB", (60, 40)).save(folders[0] / f"{i:05d}.jpg")
+        (folders[1] / f"{i:05d}.png").write_bytes(encode_labels(labels))
+        (folders[2] / f"{i:05d}.png").write_bytes(encode_labels(labels if i < 2 else labels * np.uint8(0)))
+    return tmp_path
+
+
+def mean(root):
+    return float(np.mean([s[:, 0].mean() for s in score_results(root, root / "results", ["a"], 2017).values()]))
+
+
+def test_frames_are_those_of_the_annotations(small_root):
+    assert mean(small_root) == 0.25
+    pictures = small_root / "JPEGImages/480p/a"
+    Image.new("RGB", (60, 40)).save(pictures / "00001.png")  # beside 00001.jpg
+    assert mean(small_root) == 0.25
+    for i in (3, 4, 5):  # as where an archive was unpacked in part
+        (pictures / f"{i:05d}.jpg").unlink()
+    assert mean(small_root) == 0.25
+    Image.new("RGB", (60, 40)).save(pictures / "00006.jpg")
+    with pytest.raises(InputError, match=r"00006\.png: no such file; expected the annotation of every frame"):
+        mean(small_root)
+
+
+def test_void_alone_in_a_grey_annotation_with_ids(small_root):
+    folder = small_root / "Annotations/480p/a"
+    for path in folder.iterdir():
+        Image.fromarray(read_labels(path)).save(path)  # grey
+    only = np.zeros((40, 60), np.uint8)
+    only[:9, :9] = 255
+    Image.fromarray(only).save(folder / "00003.png")  # both are gone, and the results are empty: right
+    assert mean(small_root) == 0.5
+
+
+def test_lists_of_sequences_as_editors_write_them(small_root):
+    path = small_root / "ImageSets/2017/val.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("a\n", encoding="utf-8-sig")
+    assert find_split(small_root, "val") == (2017, ["a"])
+    path.write_text("a\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"val\.txt: cannot be read .*expected a list in UTF-8"):
+        find_split(small_root, "val")

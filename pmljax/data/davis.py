@@ -32,13 +32,13 @@ class Sequence(NamedTuple):
         ]
 
     def counted(self) -> list[tuple[str, Path]]:
-        """(frame, its annotation) of every frame that is scored: all but the first and the last.
+        """(frame, its annotation) of every frame that is scored: all annotated ones but the first and the last.
 
-        InputError if any frame has no annotation, the first and the last included, or none is left.
+        InputError if any picture has no annotation, the first and the last included, or none is left.
         """
-        names = [path.stem for path in self.files] or list(self.annotations)
+        names = list(self.annotations)
         folder = next(iter(self.annotations.values())).parent
-        missing = [name for name in names if name not in self.annotations]
+        missing = [path.stem for path in self.files if path.stem not in self.annotations]
         if missing:
             raise InputError(f"{folder / missing[0]}.png: no such file; expected the annotation of every frame")
         if len(names) < 3:
@@ -63,9 +63,9 @@ def find_split(root: str | Path, split: str, year: int | None = None) -> tuple[i
         raise InputError(f"--year {year}: expected 2016 (one object) or 2017 (several)")
     chosen = year or next((y for y, path in listed.items() if path.is_file()), 2016)
     if listed[chosen].is_file():
-        names = [line.strip() for line in listed[chosen].read_text().splitlines() if line.strip()]
+        names = _lines(listed[chosen])
     elif chosen == 2016 and pairs.is_file():
-        lines = [line.split()[0].split("/") for line in pairs.read_text().splitlines() if line.strip()]
+        lines = [line.split()[0].split("/") for line in _lines(pairs)]
         if any(len(parts) < 2 for parts in lines):
             raise InputError(f"{pairs}: expected lines of two paths, JPEGImages/…/SEQUENCE/NNNNN.jpg Annotations/…")
         names = list(dict.fromkeys(parts[-2] for parts in lines))
@@ -79,6 +79,14 @@ def find_split(root: str | Path, split: str, year: int | None = None) -> tuple[i
     return chosen, names
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a list in UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def open_sequence(root: str | Path, name: str, resolution: str = "480p") -> Sequence:
     """The files of one sequence. Annotations may be sparse; which frames must have one is the caller's concern."""
     pictures = Path(root) / "JPEGImages" / resolution / name
@@ -87,7 +95,7 @@ def open_sequence(root: str | Path, name: str, resolution: str = "480p") -> Sequ
         raise InputError(f"{annotated}: no such folder; expected the annotation of {name}")
     files = list_images(pictures) if pictures.is_dir() else []
     masks = sorted(
-        (p for p in annotated.glob("*.png") if not p.name.startswith(".")), key=lambda p: natural_key(p.name)
+        (p for p in annotated.glob("*.png") if not p.name.startswith(".")), key=lambda p: (natural_key(p.name), p.name)
     )
     if not masks:
         raise InputError(f"{annotated}: found no annotation; expected at least the first frame's, NNNNN.png")

@@ -23,7 +23,7 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 def list_images(folder: Path) -> list[Path]:
     """The pictures in `folder`, in natural order, without hidden files."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(found, key=lambda p: natural_key(p.name))
+    return sorted(found, key=lambda p: (natural_key(p.name), p.name))
 
 
 def frame_number(stem: str, index: int) -> int:
@@ -59,8 +59,9 @@ def image_size(path: Path) -> tuple[int, int]:
         refuse_deep_png(path, "a picture of 8 bits a channel")
         with Image.open(path) as image:
             w, h = image.size
-            # EXIF orientations 5…8 lie on their side. Without EXIF, asking for it would decode a whole PNG.
-            sideways = "exif" in image.info and image.getexif().get(0x0112, 1) >= 5
+            # EXIF orientations 5…8 lie on their side; XMP may say them too. Without either, asking would decode a whole PNG.
+            said = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
+            sideways = said and image.getexif().get(0x0112, 1) >= 5
             return (w, h) if sideways else (h, w)
     except InputError:
         raise

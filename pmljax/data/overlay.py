@@ -11,6 +11,7 @@ from pmljax.labels import palette
 
 ROWS, COLUMNS = 3, 4  # of a contact sheet
 HELD = 4  # times as many pictures as fit are held before every second one is dropped: the spacing stays even
+TALLEST = 4000  # pixels of a picture: rows of them stay within what a JPEG holds
 WIDTH = 320  # pixels of each of its pictures
 
 
@@ -50,7 +51,9 @@ class ContactSheet:
 
         if self.seen % self.every == 0:
             h, w = picture.shape[:2]
-            small = Image.fromarray(picture).resize((WIDTH, max(round(h * WIDTH / w), 1)), Image.Resampling.BOX)
+            small = Image.fromarray(picture).resize(
+                (WIDTH, min(max(round(h * WIDTH / w), 1), TALLEST)), Image.Resampling.BOX
+            )
             self.held.append((name, np.array(small)))
             if len(self.held) >= 2 * HELD * ROWS * COLUMNS:
                 self.held, self.every = self.held[::2], self.every * 2

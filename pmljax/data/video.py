@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 
 from pmljax.data.frames import RATE, Frames, Stamped
 from pmljax.errors import InputError
@@ -28,11 +28,10 @@ def open_video(path: Path, chosen: slice = slice(None)) -> Frames:
     def read() -> Iterator[Stamped]:
         return islice(_decode(path), chosen.start, chosen.stop, chosen.step)
 
-    count = _count(path)
-    if count is not None:
-        count = len(range(*chosen.indices(count)))
+    total = _count(path)
+    count = None if total is None else len(range(*chosen.indices(total)))
     size = (first.image.shape[0], first.image.shape[1])
-    return Frames(path, size, count, None, chosen, [path], read)
+    return Frames(path, size, count, None, chosen, [path], read, total)
 
 
 def _open(path: Path):
@@ -73,8 +72,9 @@ def _decode(path: Path) -> Iterator[Stamped]:
                 origin = frame.time if origin is None else origin
                 seconds = index / rate if frame.time is None else frame.time - (origin or 0.0)
                 image = frame.to_ndarray(format="rgb24", interpolation=exact)
-                if frame.rotation % 360:  # degrees counter-clockwise, a multiple of 90 in any camera's file
-                    image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+                matrix = frame.side_data.get("DISPLAYMATRIX")
+                if matrix is not None:
+                    image = upright(image, np.frombuffer(matrix, np.int32)[:9].reshape(3, 3))
                 yield Stamped(f"{index:05d}", index, seconds, image)
                 index += 1
         except (FFmpegError, OSError, ValueError) as error:
@@ -86,8 +86,23 @@ def _decode(path: Path) -> Iterator[Stamped]:
         )
 
 
+def upright(image: UInt8[np.ndarray, "h w 3"], matrix: Num[np.ndarray, "3 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A picture turned and mirrored as its display matrix says: (x, y, 1) times the matrix is where a pixel is shown.
+
+    Quarter turns and mirrors, as cameras and players write them; of any other matrix the nearest.
+    """
+    (a, b), (c, d) = matrix[0, :2], matrix[1, :2]
+    if abs(a) + abs(d) < abs(b) + abs(c):  # what lay along x is along y
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+BOXES = b"moov mdat moof mfra free skip wide uuid meta sidx styp udta pdin".split()
+
+
 def _cut_off(path: Path) -> bool:
-    """Whether an mp4 or mov ends before one of its outer boxes does. Decoders take such a file for a shorter video."""
+    """Whether an mp4 or mov ends before one of its outer boxes does. Decoders take such a file for a shorter video. What
+    cameras append behind the last box is no box."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(8)[4:] != b"ftyp":
@@ -100,6 +115,8 @@ def _cut_off(path: Path) -> bool:
             if length == 1:  # a length of 64 bits follows
                 length = int.from_bytes(head[8:16], "big")
             if length < 8:  # 0: to the end of the file
+                return False
+            if head[4:8] not in BOXES and start:
                 return False
             start += length
     return start > size
