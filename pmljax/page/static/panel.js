@@ -194,10 +194,14 @@ function drawHint() {
   byId("hint").textContent = hint;
 }
 
-export async function undo(op) {
-  await server.sent(); // of what was said before it, whether it is known yet or not
-  const what = store.state[op];
-  if (what && (await say({ op }))) toast(`${op === "undo" ? "Undone" : "Done again"}: ${what}`);
+// One after the other, each of what was said before it, whether it is known yet or not.
+let turns = Promise.resolve();
+export function undo(op) {
+  turns = turns.then(async () => {
+    await server.sent();
+    const what = store.state[op];
+    if (what && (await say({ op }))) toast(`${op === "undo" ? "Undone" : "Done again"}: ${what}`);
+  });
 }
 
 export function begin() {

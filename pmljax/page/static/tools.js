@@ -1,5 +1,6 @@
 // What the pointer, and the cursor of the keyboard, do to the picture.
 
+import * as server from "./server.js";
 import { pan, pending, pixelAt, place, redraw, mark, zoom } from "./stage.js";
 import { changed, on, packetOf, say, store, toast } from "./store.js";
 import { play } from "./timeline.js";
