@@ -26,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", default="train")
+    parser.add_argument("--year", default="2016", help="of the lists; 2016 has one object a frame, as the paper does")
     parser.add_argument("--validate", help="a split to watch during training")
     parser.add_argument("--report", default="val", help="the split that is scored at the end")
     parser.add_argument("--smoke", action="store_true", help="two small steps on made clips")
@@ -38,13 +39,13 @@ def main() -> int:
         return pmljax([*train, "--synthetic", "--steps", "2", "--batch", "1", "--crop", "65", *more])
     if args.davis is None:
         parser.error("--davis: expected a DAVIS root, or --smoke")
-    train += ["--davis", str(args.davis), "--split", args.split]
+    train += ["--davis", str(args.davis), "--split", args.split, "--year", args.year]
     train += ["--init", str(args.init)] if args.init else []
     train += ["--validate", args.validate] if args.validate else []
     if status := pmljax([*train, *more]):
         return status
     report = ["evaluate", "--davis", str(args.davis), "--split", args.report, "--model", str(run), "--paper"]
-    return pmljax([*report, "--out", str(args.out / args.report)])
+    return pmljax([*report, "--year", args.year, "--out", str(args.out / args.report)])
 
 
 if __name__ == "__main__":

@@ -214,13 +214,15 @@ def _embed(
 def _open(path: Path, digest: str, memory: int) -> Embedded | None:
     try:
         record = json.loads(path.with_suffix(".json").read_text())
-        whole = record["format"] == FORMAT and path.with_suffix(".bin").stat().st_size == record["bytes"]
-        if not whole:
+        (y, x), count, d = record["grid"], record["count"], record["dimensions"]
+        stored = path.with_suffix(".bin")
+        if (
+            record["format"] != FORMAT
+            or stored.stat().st_size != record["bytes"]
+            or record["bytes"] != 2 * count * y * x * d
+        ):
             return None
-        there = Embedded(
-            record["count"], tuple(record["grid"]), record["dimensions"], digest, None, path.with_suffix(".bin")
-        )
-        return _hold(there, memory)
+        return _hold(Embedded(count, (y, x), d, digest, None, stored), memory)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -74,8 +74,8 @@ def fit(
     score: the one by which the best checkpoint is kept.  describe: a clip's number in words.
     seconds: the steps are as many as there is time for from now on, by the pace of the first few, and config's are none of
     its concern; a run that goes on keeps the number that it has.  report: called with the numbers of every line of the log.
-    Raises InputError where the folder holds another recipe's run, and where the loss is no longer finite: then the state
-    before is the last checkpoint, and the clip is named.
+    Raises InputError where the folder holds another recipe's run, and where the loss is no longer finite: then the last
+    checkpoint and the clip are named; of a single clip's loss the checkpoint is the state before it.
     """
     if overwrite and run.is_dir():
         _clear(run)
@@ -120,10 +120,14 @@ def fit(
                 batch = split(next(stream), devices)
                 metrics = jax.device_get(metrics)
             if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
-                state = dataclasses.replace(state, step=state.step - 1)
-                if folder.latest_step() != n:
-                    checkpoint.save(folder, n, config, state, evaluated(config, state))
-                raise InputError(_diverged(run, n, config, metrics, describe))
+                # Where other clips of the batch are well, so is the state; else it may be what diverged, and the last
+                # checkpoint stays the last.
+                if np.isfinite(metrics["each"]).any() and not np.isfinite(metrics["each"]).all():
+                    state = dataclasses.replace(state, step=state.step - 1)
+                    if folder.latest_step() != n:
+                        checkpoint.save(folder, n, config, state, evaluated(config, state))
+                kept_at = run / checkpoint.FOLDER / str(folder.latest_step())
+                raise InputError(_diverged(run, n, kept_at, config, metrics, describe))
             kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
             done, last = n + 1, n + 1 == config.steps
             if done % every.log == 0 or last:
@@ -168,7 +172,11 @@ def _affordable(
 def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None:
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     # A run that was begun before a way to vary clips was there has none of it.
-    before = before | {"augment": json.loads(json.dumps(dataclasses.asdict(Augment()))) | before["augment"]}
+    before = (
+        {"init": now["init"]}
+        | before
+        | {"augment": json.loads(json.dumps(dataclasses.asdict(Augment()))) | before["augment"]}
+    )
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:
         was, new = (json.dumps(d.get(changed[0]))[:80] for d in (before, now))
@@ -187,15 +195,20 @@ def _clear(run: Path) -> None:
 
 
 def _diverged(
-    run: Path, n: int, config: TrainConfig, metrics: dict[str, np.ndarray], describe: Callable[[int], str]
+    run: Path,
+    n: int,
+    kept_at: Path,
+    config: TrainConfig,
+    metrics: dict[str, np.ndarray],
+    describe: Callable[[int], str],
 ) -> str:
     numbers = range(n * config.batch, (n + 1) * config.batch)
     bad = [i for i, loss in zip(numbers, metrics["each"], strict=True) if not math.isfinite(loss)]
     what = "loss" if bad else "gradient"
     clips = "; ".join(f"clip {i} ({describe(i)})" for i in (bad or numbers)[:4])
     return (
-        f"{run}: step {n}: the {what} is not finite at {clips}; the last good state is {run / checkpoint.FOLDER / str(n)};"
-        " look at that clip, lower --rate, or clip the gradient"
+        f"{run}: step {n}: the {what} is not finite at {clips}; the last checkpoint is {kept_at}; look"
+        f" at that clip, or begin from there with a lower rate: --init {kept_at} --rate … --out …"
     )
 
 

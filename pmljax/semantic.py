@@ -82,6 +82,7 @@ class SemanticNet(nn.Module):
             self._dtype,
             remat=self.remat,
             axis_name=self.axis_name,
+            trained=c.trained_stride,
             name="trunk",
         )
         # "head": train.optimiser gives it the head's rate.

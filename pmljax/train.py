@@ -42,6 +42,8 @@ class TrainConfig:
     # The clips
     data: str = ""
     """What they are made of, in words: a run goes on with the same only."""
+    init: str = ""
+    """The fingerprint of the weights that it begins with, likewise; "": random ones."""
     short_side: int = 480
     """Frames with a longer short side are scaled down to it."""
     canvas: tuple[int, int] = (480, 854)
@@ -93,6 +95,11 @@ class TrainConfig:
             raise InputError(f"accumulate {self.accumulate}: expected a divisor of batch {self.batch}")
         if self.norm == "synced" and self.accumulate > 1 and self.model.norm == "batch":
             raise InputError("accumulate: parts have statistics of their own; expected 1 with norm synced")
+        if self.model.input_size not in (None, (self.augment.crop,) * 2):
+            raise InputError(
+                f"crop {self.augment.crop}: found a network whose pictures are {self.model.input_size}; expected crops of"
+                " that size, or a network without one"
+            )
         if not self.rate > 0:
             raise InputError(f"rate {self.rate}: expected more than 0")
 
@@ -205,7 +212,8 @@ def create_state(config: TrainConfig, variables: dict[str, Any] | None = None) -
     """The state before the first step, from random weights or from `variables`."""
     if variables is None:
         variables = create(config.model, jax.random.key(config.seed)).variables
-    average = jax.tree.map(jnp.array, variables["params"]) if config.average else {}  # a copy: buffers are donated
+    variables = dict(jax.tree.map(jnp.array, variables))  # copies, here and below: buffers are donated
+    average = jax.tree.map(jnp.array, variables["params"]) if config.average else {}
     return TrainState(jnp.int32(0), variables, average, optimiser(config).init(variables["params"]))
 
 

@@ -29,7 +29,7 @@ class Clips:
     split: str = "train"
     """Of the DAVIS root: the list of sequences, ImageSets/YEAR/SPLIT.txt."""
     year: int | None = None
-    """Of that list, by default the year that has it."""
+    """Of that list, by default the year that has it. 2016: all objects of a frame are one."""
     youtube_vos: Path | None = None
     """A split's folder of YouTube-VOS (…/train)."""
     stills: Path | None = None
@@ -55,9 +55,8 @@ class Clips:
         if self.davis:
             year, names = davis.find_split(self.davis, self.split, self.year)
             sequences = [davis.open_sequence(self.davis, name) for name in names]
-            found.append(
-                (f"davis {year} {self.split} ({len(names)})", clip_sources.VideoSource(sequences, "davis", cache))
-            )
+            source = clip_sources.VideoSource(sequences, "davis", cache, merge=year == 2016)
+            found.append((f"davis {year} {self.split} ({len(names)})", source))
         if self.youtube_vos:
             names = youtube_vos.list_videos(self.youtube_vos)
             videos = [youtube_vos.open_video(self.youtube_vos, name) for name in names]
@@ -109,6 +108,8 @@ class Changes:
     """Each clip's own factor between height and width: exp(±aspect)."""
     paste: float | None = None
     """How often an object of another clip lies before a clip's frames, with --resident."""
+    time: float | None = None
+    """Largest offset added to a clip's frame numbers, for --position yxt."""
     accumulate: int | None = None
     """Parts of a device's batch, one after the other: the same update from less memory."""
     remat: bool = False
@@ -167,13 +168,14 @@ class Train:
     device: Device = "auto"
     """Where to compute; auto takes an accelerator if there is one."""
     overwrite: bool = False
-    """Start anew where OUT holds another run."""
+    """Start anew, whatever run OUT holds: leave it out to go on with one that was stopped."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> None:
         from pmljax.fit import Every, fit
         from pmljax.validation import on_davis
+        from pmljax.weights.torch import MODEL
 
         begin = time.monotonic()
         for name in ("validate_every", "save_every", "threads", "views", "validate_frames", "workers"):
@@ -196,6 +198,12 @@ class Train:
             )
             raise InputError(f"{given}: expected one of them, and more than 0")
         batches, describe = (self._resident if self.resident else self._read)(config, sources, weights)
+        if (self.out / MODEL).is_file():
+            raise InputError(
+                f"--out {self.out}: found {MODEL}, which --model would take in place of the run; expected another folder"
+            )
+        variables, init = self._variables(config)
+        config = dataclasses.replace(config, init=init)
         validate = None
         if self.validate:
             if not self.clips.davis:
@@ -206,7 +214,7 @@ class Train:
                 self.out,
                 config,
                 batches,
-                variables=self._variables(config),
+                variables=variables,
                 every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
                 validate=validate,
                 describe=describe,
@@ -282,7 +290,9 @@ class Train:
         changed = {k: v for k, v in dataclasses.asdict(self.changes).items() if v is not None}
         model = {k: changed.pop(k) for k in ("dtype", "position") if k in changed}
         augment = {
-            k: changed.pop(k) for k in ("crop", "scale", "zoom", "aspect", "colour", "hue", "paste") if k in changed
+            k: changed.pop(k)
+            for k in ("crop", "scale", "zoom", "aspect", "colour", "hue", "paste", "time")
+            if k in changed
         }
         if "short_side" in changed:  # the canvas keeps its shape
             changed["canvas"] = tuple(round(n * changed["short_side"] / config.short_side) for n in config.canvas)
@@ -294,12 +304,14 @@ class Train:
             data=words,
         )
 
-    def _variables(self, config: Any) -> dict[str, Any] | None:
+    def _variables(self, config: Any) -> tuple[dict[str, Any] | None, str]:
+        """(the variables to start from, the fingerprint of the weights that they come from)."""
         if self.init is None:
-            return None
+            return None, ""
         import jax
 
         from pmljax.weights import load
+        from pmljax.weights.bundled import fingerprint
         from pmljax.weights.carry import carry_over
 
         given = load(self.init)
@@ -312,7 +324,7 @@ class Train:
                 )
         variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
         print(report.text(), file=sys.stderr)  # standard output is the result's
-        return variables
+        return variables, fingerprint(given)
 
 
 def read_last(out: Path) -> dict[str, float]:

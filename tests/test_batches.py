@@ -47,6 +47,17 @@ def video(root: Path, name: str, numbers, annotated=None, image=None, labels=Non
     return davis.open_sequence(root, name)
 
 
+def test_all_objects_as_one(tmp_path):
+    labels = np.zeros((H, W), np.uint8)
+    labels[:9], labels[9:20], labels[20:24] = 1, 7, 255
+    sequence = video(tmp_path, "a", range(3), labels=labels)
+    apart, one = (
+        Clips([VideoSource([sequence], merge=m)], [1], seed=0, canvas=(H, W))[0]["labels"] for m in (False, True)
+    )
+    assert np.array_equal(apart[0], labels)
+    assert np.array_equal(one[0], np.where((labels > 0) & (labels < 255), 1, labels)) and one.dtype == np.uint8
+
+
 def stills_root(root: Path, pictures: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
     for folder in ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

@@ -1,19 +1,24 @@
 """The weights that come with the package, and the recipe that makes them."""
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pmljax
 from experiments import train_bundled
-from pmljax.config import NAMED
+from pmljax.config import NAMED, ModelConfig
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.model import create
 from pmljax.weights import bundled
+from pmljax.weights.bundled import read, write
 
 FILE = Path(str(bundled.__file__)).parent / "small.safetensors"
 
@@ -108,3 +113,16 @@ def test_seconds_add_up_over_runs(tmp_path):
     write_file(tmp_path / "stages.json", json.dumps({"first": 100.0}).encode())
     train_bundled.timed(tmp_path, "first", lambda: time.sleep(0.2))
     assert json.loads((tmp_path / "stages.json").read_text())["first"] >= 100.2
+
+
+def test_numbers_that_half_precision_does_not_hold(tmp_path):
+    model = create(ModelConfig("tiny", 10, 8, norm="batch", taps=(4,), head=((1, 8),)))
+    stats = jax.tree.map(lambda x: jnp.full_like(x, 1e5), model.variables["batch_stats"])
+    model = dataclasses.replace(model, variables=model.variables | {"batch_stats": stats})
+    write(tmp_path / "m.safetensors", model)
+    found = read(tmp_path / "m.safetensors").variables["batch_stats"]
+    assert all((x == 1e5).all() for x in jax.tree.leaves(found))
+    params = jax.tree.map(lambda x: x * 1e9, model.variables["params"])
+    with pytest.raises(InputError, match=r"params/.*float16 does not hold"):
+        write(tmp_path / "n.safetensors", dataclasses.replace(model, variables=model.variables | {"params": params}))
+    assert not (tmp_path / "n.safetensors").exists()

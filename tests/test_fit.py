@@ -194,7 +194,9 @@ def test_a_run_from_before_a_way_to_vary_clips_goes_on(tmp_path):
     before = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
     for name in ("aspect", "hue"):
         del before["augment"][name]
+    del before["init"]
     _same_recipe(tmp_path, before, CONFIG)
+    _same_recipe(tmp_path, before, dataclasses.replace(CONFIG, init="abc"))  # it did not say with what it began
     turned = dataclasses.replace(CONFIG, augment=dataclasses.replace(CONFIG.augment, hue=0.5))
     with pytest.raises(InputError, match="begun with another augment"):
         _same_recipe(tmp_path, before, turned)
@@ -249,6 +251,24 @@ def test_a_loss_that_is_not_finite_names_the_clip_and_keeps_the_state_before(tmp
     assert (tmp_path / "run" / "checkpoints" / "13").is_dir()
     good = train(tmp_path / "good", every=Every(log=5, save=13, keep=9))
     assert good and state_bytes(tmp_path / "run", 13) == state_bytes(tmp_path / "good", 13)
+
+
+def test_what_diverged_takes_no_checkpoints_place(tmp_path):
+    def worse(start):
+        for i, batch in enumerate(numbers()(start), start):
+            yield batch._replace(frames=batch.frames * np.float32(np.inf if i == 13 else 1))
+
+    with pytest.raises(
+        InputError, match=r"step 13: the loss is not finite at clip 52 .*last checkpoint is .*checkpoints.10;"
+    ):
+        fit(tmp_path, CONFIG, worse, objective=objective, variables=variables(), every=Every(log=5, save=5))
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]
+
+
+def test_what_a_run_begins_with_stays_the_callers(tmp_path):
+    given = variables()
+    fit(tmp_path, CONFIG, numbers(), objective=objective, variables=given)
+    assert np.array_equal(given["params"]["head"]["kernel"], np.ones((3, 2)))
 
 
 def test_out_of_memory_says_what_to_lower(tmp_path):

@@ -592,6 +592,17 @@ def test_what_fails_changes_nothing(tmp_path):
     assert session.objects() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"count": 4}, {"dimensions": 6}, {"grid": [6, 6]}, {"grid": [6, 7, 1]}, {"grid": 42}]
+)
+def test_a_record_that_does_not_fit_its_file_is_computed_anew(tmp_path, wrong):
+    Session(COLOR, VIDEO, cache=tmp_path)
+    record = next(tmp_path.glob("*.json"))
+    assert Session(COLOR, VIDEO, cache=tmp_path).reused
+    record.write_text(json.dumps(json.loads(record.read_text()) | wrong))
+    assert not Session(COLOR, VIDEO, cache=tmp_path).reused and Session(COLOR, VIDEO, cache=tmp_path).reused
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     session = Session(COLOR, VIDEO, cache=None)
     y, x = np.argwhere(np.eye(9))[3]

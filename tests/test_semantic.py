@@ -463,3 +463,12 @@ def test_other_shapes_are_named():
 def test_weights_of_another_trunk_are_refused(variables):
     with pytest.raises(InputError, match="found no weight that fits"):
         carry_into(variables, {"params": {"trunk": {"conv": jnp.zeros(3)}}})
+
+
+def test_a_finer_stride_keeps_the_field_of_view():
+    """Dilated as at the stride of training, as EmbeddingNet's trunk is: without it the same weights see less."""
+    variables = filled(SemanticNet(GROUP, 3, RATES))
+    finer = [dataclasses.replace(GROUP, stride=4, trained_stride=t) for t in (None, 8)]
+    images = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
+    bare, kept = (SemanticNet(c, 3, RATES).apply(variables, images) for c in finer)
+    assert bare.shape == kept.shape and not np.allclose(bare, kept)

@@ -10,6 +10,7 @@ import pickle
 import re
 import sys
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from pmljax.model import Model, abstract, create
 from pmljax.weights import load
 from pmljax.weights.carry import carry_into
 from pmljax.weights.layouts import LAYOUTS, counters, names, recognise
-from pmljax.weights.torch import differences, match, state_dict, to_model
+from pmljax.weights.torch import MODEL, RECORD, differences, match, read_kept, state_dict, to_model
 from pmljax.weights.torch_files import read_tensors, write_tensors
 
 PLANS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -547,3 +548,23 @@ def test_recognise_needs_no_numbers():
     for case in CASES:
         shapes = {k.removeprefix("module."): v for k, v in shapes_of(case).items()}
         assert recognise(shapes).name == case.split()[0]
+
+
+def test_bfloat16_of_safetensors(torch, tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {k: torch.tensor(x) for k, x in file_of("sydney0zq").items()}
+    halves = {k: x.to(torch.bfloat16) if x.is_floating_point() else x for k, x in tensors.items()}
+    save_file(halves, tmp_path / "h.safetensors")
+    torch.save(halves, tmp_path / "h.pth")
+    found = read_tensors(tmp_path / "h.safetensors")
+    assert same(found, read_tensors(tmp_path / "h.pth")) and match(found, "sydney0zq").refusal() is None
+
+
+def test_a_models_name_is_no_import_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / MODEL).write_bytes(b"")
+    (tmp_path / RECORD).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert read_kept(Path("random:paper")) is None
+    with pytest.raises(InputError, match="import the file again"):
+        read_kept(tmp_path / MODEL)

@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from pmljax.config import ModelConfig
+from pmljax.config import NAMED, ModelConfig
 from pmljax.errors import InputError
 from pmljax.parallel import AXIS, replicate, split, spread
 from pmljax.sampling import Augment, Clip
@@ -396,3 +396,9 @@ def test_the_soft_loss_asks_for_tf32_of_networks_in_bfloat16_alone(dtype, expect
     found = list(products(jax.make_jaxpr(gradient)(embedding).jaxpr))
     asked = jax.lax.Precision[expected]
     assert len(found) >= 3 and set(found) == {(asked, asked)}
+
+
+def test_crops_have_the_size_that_a_network_gives_its_pictures():
+    with pytest.raises(InputError, match="crop 321: found a network whose pictures are"):
+        TrainConfig(NAMED["bfvos"], Augment(crop=321))
+    assert TrainConfig(NAMED["bfvos"], Augment(crop=256)).augment.crop == 256

@@ -71,6 +71,11 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     assert main([*again, "--init", str(run)]) == 0
     out, error = capsys.readouterr()
     assert "taken" in error and "taken" not in out
+    assert main(again) == 2 and "begun with another init" in capsys.readouterr().err
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported/model.safetensors").write_bytes(b"")
+    assert main([*again[:-3], str(tmp_path / "imported"), "--steps", "1"]) == 2
+    assert "which --model would take in place of the run" in capsys.readouterr().err
     # Weights of the same names and shapes that mean another network.
     for name, value in (("geometry", "torchvision"), ("scaling", "bgr")):
         other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, **{name: value}))

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from pmljax.data import davis
 from pmljax.data.images import read_image
 from pmljax.errors import InputError
-from pmljax.labels import check_labels, read_labels
+from pmljax.labels import VOID, check_labels, read_labels
 
 
 class RawClip(NamedTuple):
@@ -136,11 +136,19 @@ def read_pair(picture: Path, mask: Path, short_side: int | None, cache: Cache | 
 class VideoSource:
     """Annotated videos: a video is drawn, then distinct annotated frames of it in random order."""
 
-    def __init__(self, sequences: Sequence[davis.Sequence], name: str = "video", cache: Cache | None = None):
-        """InputError if one of `sequences` has fewer than 3 annotated frames; see `long_enough`."""
+    def __init__(
+        self,
+        sequences: Sequence[davis.Sequence],
+        name: str = "video",
+        cache: Cache | None = None,
+        *,
+        merge: bool = False,
+    ):
+        """merge: all objects are one, as DAVIS-2016 has them. InputError if one of `sequences` has fewer than 3 annotated
+        frames; see `long_enough`."""
         if not sequences:
             raise InputError(f"{name}: found no sequences; expected at least one")
-        self.name, self.cache = name, cache
+        self.name, self.cache, self.merge = name, cache, merge
         self.videos = [(s.name, s.annotated()) for s in sequences]
         for video, frames in self.videos:
             if len(frames) < 3:
@@ -168,7 +176,8 @@ class VideoSource:
         for (_, picture, _), (_, labels) in zip(chosen, read, strict=True):
             if labels.shape != read[0][1].shape:
                 raise InputError(f"{picture}: its size is not that of {chosen[0][1].name}; expected frames of one size")
-        return RawClip([image for image, _ in read], [labels for _, labels in read], [n for n, _, _ in chosen], name)
+        labels = [np.where(one % VOID > 0, np.uint8(1), one) if self.merge else one for _, one in read]
+        return RawClip([image for image, _ in read], labels, [n for n, _, _ in chosen], name)
 
     def describe(self, rng: np.random.Generator, frames: int) -> str:
         return self._choose(rng, frames)[0]

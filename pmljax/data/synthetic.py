@@ -49,7 +49,8 @@ def clip(
     objects: int = 2,
     light: float | Float[Array, ""] = 0.0,
 ) -> Clip:
-    """Make a clip of `frames` frames of `size` (h, w) with `objects` objects (1…8), whole and in view in frame 0.
+    """Make a clip of `frames` frames of `size` (h, w) with `objects` objects (1…8): in frame 0 one or two are whole and in
+    view, of more some are cut by the edge or lie behind others.
 
     A lower id is nearer to the viewer. light: how much brightness and tint of the whole picture change over time, as
     the logarithm of a factor. The same key gives the same clip on the same kind of device.
@@ -124,7 +125,7 @@ def _draw_layer(key: PRNGKeyArray, extent: Float[Array, "2"]) -> _Layer:
 
 
 def _spread(key: PRNGKeyArray, objects: int, extent: Float[Array, "2"]) -> Float[Array, "objects 2"]:
-    """Where the objects begin: side by side in random order, so that each is seen in frame 0; clear of the post."""
+    """Where the objects begin: side by side in random order, one or two clear of each other and of the post."""
     keys = jax.random.split(key)
     slot = jax.random.permutation(keys[0], jnp.arange(objects, dtype=jnp.float32))
     x = (slot + 0.5) / objects

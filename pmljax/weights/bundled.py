@@ -38,10 +38,21 @@ def released(name: str) -> Model:
 
 
 def write(path: str | Path, model: Model, commit: str = "", dtype: type = np.float16) -> None:
-    """Write a model to one file; half precision by default."""
+    """Write a model to one file; half precision by default, but for the norms' statistics, which may be of any size.
+
+    InputError where a number would not be finite: nothing is written.
+    """
     from safetensors.numpy import save
 
-    arrays = {k: np.asarray(v, dtype) for k, v in flatten_dict(model.variables, sep="/").items()}
+    with np.errstate(over="ignore"):
+        arrays = {
+            name: np.asarray(value, np.float32 if name.startswith("batch_stats/") else dtype)
+            for name, value in flatten_dict(model.variables, sep="/").items()
+        }
+    if unfit := next((name for name, value in arrays.items() if not np.isfinite(value).all()), None):
+        raise InputError(
+            f"{path}: {unfit}: found numbers that {np.dtype(dtype).name} does not hold; expected finite ones"
+        )
     metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), "commit": commit}
     write_file(Path(path), save(arrays, metadata))
 

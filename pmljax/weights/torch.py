@@ -200,6 +200,8 @@ class Kept:
 
 def read_kept(path: Path) -> Kept | None:
     """What lies beside an imported model (its folder, or model.safetensors in it); None where it is no import."""
+    if not path.exists():  # no file: a model's name
+        return None
     folder = path if path.is_dir() else path.parent
     if not (folder / MODEL).is_file() or not (folder / RECORD).is_file() or (path.is_file() and path.name != MODEL):
         return None

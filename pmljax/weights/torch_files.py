@@ -48,7 +48,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {k: x.astype(np.float32) if x.dtype.name == "bfloat16" else x for k, x in found.items()}
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); expected a whole .safetensors file: was it"
