@@ -49,7 +49,6 @@ PAPER = {"–, –": (0.720, 0.736), "–, adaptation": (0.732, 0.750), "positio
 PAPER["position, adaptation"] = (0.755, 0.793)  # the paper's table, as sydney0zq's README has it: all 20 sequences
 
 plain, default, best, paper = (PRESETS[name] for name in ("plain", "default", "best", "paper"))
-best = replace(best, size=(640, 640))  # as networks see it
 solver = BilateralConfig(smoothness=8.0)
 # Two starting points, of which one thing after the other is changed.
 base = Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6))
@@ -121,9 +120,9 @@ BEYOND = {
     "best, λ 64": smoothed(best, 64.0),
     "best, no reach": adapted(best, reach=None),
     "best, 480 lines": replace(adapted(best, window=9, reach=9), size=480),
-    # Of frames smaller than 480 lines, as networks see them by default; then of those that are not.
-    "plain, enlarged": replace(plain, size=(480, 480)),
-    "default, enlarged": replace(default, size=(480, 480)),
+    # Frames smaller than 480 lines as they are; then the presets, which enlarge them.
+    "plain, not enlarged": replace(plain, size=480),
+    "default, not enlarged": replace(default, size=480),
     "default": default,
     "best": best,
 }

@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -80,7 +81,7 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
         made = clip(jax.random.key(UNSEEN + i), frames=12, size=SIZE, objects=2, light=LIGHT)
         frames, truth = np.asarray(made.frames), np.asarray(made.labels)
         ids = object_ids(truth[0])
-        for t, labels in enumerate(segment(model, frames, truth[0], preset=PRESETS["plain"])):
+        for t, labels in enumerate(segment(model, frames, truth[0], preset=replace(PRESETS["plain"], size=480))):
             if 0 < t < len(frames) - 1:
                 found.append(metrics.frame_scores(labels, truth[t], ids)[:, 0])
             sheet.add(f"{i} {t}", paint(frames[t], labels))

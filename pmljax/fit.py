@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pmljax.errors import InputError
+from pmljax.errors import InputError, differing
 from pmljax.model import Model
 from pmljax.parallel import replicate, split, spread
 from pmljax.runlog import RunLog
@@ -179,10 +179,9 @@ def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None
     )
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:
-        was, new = (json.dumps(d.get(changed[0]))[:80] for d in (before, now))
+        where = differing(changed[0], before.get(changed[0]), now.get(changed[0]))
         raise InputError(
-            f"{run}: begun with another {', '.join(changed)} ({changed[0]}: found {was}, now {new}); expected the same,"
-            " another --out, or --overwrite"
+            f"{run}: begun with another {', '.join(changed)} ({where}); expected the same, another --out, or --overwrite"
         )
 
 

@@ -73,6 +73,10 @@ class Session:
             raise InputError(f"k {k}: expected 1…50")
         if temperature is not None and not 0 < temperature < math.inf:
             raise InputError(f"temperature {temperature}: expected more than 0, or None")
+        if not hasattr(video, "stamped"):
+            raise InputError(
+                f"video: found {type(video).__name__}, expected pmljax.frames(PATH): a file or a folder of pictures"
+            )
         size = preset_of(model.config).size if size == "preset" else size
         folder = default_cache() if cache == "" else Path(cache) if cache else None
         self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
@@ -114,7 +118,12 @@ class Session:
         self.apply(Edit("box", frame, label, ((top, left), (bottom, right))))
 
     def mask(self, frame: int, labels: np.ndarray) -> None:
-        """Every pixel has the label of `labels` `[h, w]`; where that is 255 nothing is said."""
+        """Every pixel has the label of `labels` `[h, w]`; where that is 255 nothing is said (so white on black, 0 and 255
+        alone, is refused here)."""
+        if set(np.unique(labels).tolist()) == {0, 255}:
+            raise InputError(
+                f"mask on frame {frame}: found 0 and 255 alone, which says nothing where it is 255; expected ids: (labels > 0)"
+            )
         self.apply(Edit("mask", frame, labels=labels))
 
     def erase(self, frame: int, points: Sequence[tuple[int, int]], width: int = 1) -> None:

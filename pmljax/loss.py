@@ -56,6 +56,8 @@ def triplet_loss(
     reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
     An anchor with an empty pool gives no loss and no gradient.
     """
+    if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
+        raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
     near, far = nearest_two(anchors, anchor_labels, pool, pool_labels)
     there = (near >= 0) & (far >= 0) & (anchor_labels >= 0) & (anchor_labels < labels)
     # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else.

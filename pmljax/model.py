@@ -135,6 +135,8 @@ def embed_stages(
 ) -> Embedding:
     """`embed`, together with the activations of the stem, the four stages and the head."""
     config = model.config
+    if frames.dtype != np.uint8:
+        raise InputError(f"frames: found {frames.dtype}, expected uint8 RGB 0…255, as decoded")
     images = preprocess(config, frames, short_side)
     size = (images.shape[1], images.shape[2])
     if not config.depth:
@@ -155,10 +157,11 @@ def embed(
     *,
     flip: bool = False,
 ) -> Float[Array, "b y x d"]:
-    """Embed frames: float `[b, y, x, d]` on the grid.
+    """Embed frames: float `[b, y, x, d]` on the grid, whose cell i is centred on pixel 8i (`ModelConfig.grid`: 240 rows are 31
+    cells).
 
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
-    position).  short_side: as the network sees it (`ShortSide`).  flip: the mean with the embedding of
+    position).  short_side: as `Preset.size`; None: as the frames are.  flip: the mean with the embedding of
     the mirrored frame, at unit length again where the configuration says so.
     """
     embedding = embed_stages(model, frames, numbers, short_side).embedding

@@ -6,6 +6,7 @@ on (experiments/README.md, "Inference").  `paper`: the paper's (docs/sources.md)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from pmljax.adaptation import Adaptation
@@ -40,11 +41,25 @@ class Preset:
     stride: int | None = None
     """Pixels a cell, finer than the network's own grid. None: its own."""
     size: ShortSide = 480
-    """The frame's short side inside the compiled call; labels come back at full size."""
+    """The frame's short side inside the compiled call; labels come back at full size. A longer one is scaled down to it (None:
+    none is); of two numbers a shorter one is enlarged to the first, at most twice, but for `color`."""
+
+    def __post_init__(self):
+        if self.metric not in ("l2", "cosine"):
+            raise InputError(f"metric {self.metric}: expected l2 or cosine")
+        if not 1 <= self.k <= 50:
+            raise InputError(f"k {self.k}: expected 1…50")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature {self.temperature}: expected more than 0, or None")
+        sizes = self.size if isinstance(self.size, tuple) else (self.size,)
+        if not all(s is None or (isinstance(s, int) and s >= 8) for s in sizes):
+            raise InputError(f"size {self.size}: expected 8 pixels or more, two such numbers, or None")
 
 
 _SOLVER = BilateralConfig(smoothness=8.0)
+ENLARGED = (480, 480)
 _MEMORY = Preset(
+    size=ENLARGED,
     k=10,
     hard=False,
     temperature=0.15,
@@ -54,11 +69,11 @@ _MEMORY = Preset(
     solver=replace(_SOLVER, tolerance=1e-3),
 )
 PRESETS = {
-    "plain": Preset(),
+    "plain": Preset(size=ENLARGED),
     "default": _MEMORY,
     # 640 lines: finer cells, of which more are as far.
     "best": replace(
-        _MEMORY, adaptation=replace(_MEMORY.adaptation, window=12, reach=12), solver=_SOLVER, flip=True, size=640
+        _MEMORY, adaptation=replace(_MEMORY.adaptation, window=12, reach=12), solver=_SOLVER, flip=True, size=(640, 640)
     ),
     "paper": Preset(majority=True, adaptation=Adaptation(frames=5, rule="unanimous"), solver=BilateralConfig()),
 }
@@ -72,14 +87,11 @@ def session_vote(config: ModelConfig) -> tuple[int, float | None]:
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
-    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Small frames are
-    enlarged, but for the paper's preset and where there is no network. Networks that see a position, or frames at a size of
-    their own, are not mirrored.
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
+    position, or frames at a size of their own, are not mirrored.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    if config.depth and name != "paper" and isinstance(preset.size, int):
-        preset = replace(preset, size=(preset.size, preset.size))
     mirrors = config.position in ("none", "zeros") and config.input_size is None
     return preset if mirrors else replace(preset, flip=False)

@@ -25,7 +25,7 @@ from pmljax.data.frames import Frames, Stamped, one_name_each
 from pmljax.data.images import list_images
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.video import VideoWriter
-from pmljax.errors import InputError
+from pmljax.errors import InputError, differing
 from pmljax.files import write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
@@ -228,10 +228,9 @@ def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwri
         raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
     changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
     if changed:
-        was, now = (json.dumps(d.get(changed[0]))[:80] for d in (before, identity))
+        where = differing(changed[0], before.get(changed[0]), json.loads(json.dumps(identity[changed[0]])))
         raise InputError(
-            f"{out}: begun with another {', '.join(changed)} ({changed[0]}: found {was}, now {now}); expected the same,"
-            " another --out, or --overwrite"
+            f"{out}: begun with another {', '.join(changed)} ({where}); expected the same, another --out, or --overwrite"
         )
     return record
 

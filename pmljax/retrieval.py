@@ -52,13 +52,17 @@ def nearest(
 ) -> Neighbours:
     """The `k` nearest of `references` for each of `queries`: exact, with memory that does not grow with `r`.
 
-    Squared lengths are below 1e29.  valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or
+    Returns `Neighbours`: distances and rows, `[q, k]`, inf and −1 where there are fewer than k. Half precision is made single
+    first. Squared lengths are below 1e29.  valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or
     "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple of 128, at most that many rows.
     """
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
-    if reference_tile % 128:
+    if metric not in ("l2", "cosine"):
+        raise ValueError(f"metric: found {metric}, expected l2 or cosine")
+    if reference_tile % 128 or reference_tile < 1:
         raise ValueError(f"reference_tile: found {reference_tile}, expected a multiple of 128")
+    queries, references = single(queries), single(references)
     n_queries, n_references = queries.shape[0], references.shape[0]
     query_tile = min(query_tile or QUERY_TILE.get(jax.default_backend(), 4096), _round_up(n_queries, 8))
     tiles = max(-(-n_references // reference_tile), 1)
@@ -111,6 +115,7 @@ def nearest_in_window(
     """
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
+    queries, references = single(queries), single(references)
     t, y, x, d = references.shape
     rows, columns = _round_up(y, BLOCK), _round_up(x, BLOCK)
     queries = jnp.pad(queries, ((0, rows - y), (0, columns - x), (0, 0)))
@@ -164,7 +169,7 @@ def vote(
 ) -> Float[Array, "q o"]:
     """The labels of the neighbours, put together: `[q, o]`, summing to 1 (to 0 where a query has no neighbour).
 
-    The mean of the neighbours' shares, each weighing exp(−distance/temperature) where one is given; with `majority`,
+    The mean of the neighbours' shares, each weighing exp(−distance/temperature) where one, above 0, is given; with `majority`,
     one-hot: the label that most neighbours have (each neighbour's is its largest share, of equal shares the lowest label),
     of tied labels the one with the nearest neighbour.
     """
@@ -185,6 +190,11 @@ def vote(
     closeness = (hard * jnp.arange(k, 0, -1)[None, :, None]).max(1)
     winner = (hard.sum(1) * (k + 1) + closeness).argmax(-1)
     return jnp.where(there.any(-1, keepdims=True), jax.nn.one_hot(winner, o, dtype=shares.dtype), 0)
+
+
+def single(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 at least: sums of products in half precision would choose other neighbours."""
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def _asking(queries: Float[Array, "... d"], metric: Metric) -> Float[Array, "... d1"]:

@@ -143,6 +143,7 @@ def start(
     Raises InputError for labels that do not fit the frame.
     """
     _check_frame(frame, index, None)
+    frame = np.array(frame)  # as in `step`
     labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
     preset = preset or preset_of(model.config)
     model = at_stride(model, preset.stride)
@@ -174,11 +175,14 @@ def step(
     """Label the next frame of a stream: (state, uint8 `[h, w]`). Returns at once; reading the labels waits for them.
 
     labels: marks on this frame, for objects that appear late or were lost. Their ids win on this frame and join the
-    references; where they are 0 nothing is said, and the frame's own labels stay.
+    references; where they are 0 nothing is said, and the frame's own labels stay. 255 is void: no reference, and it
+    comes out as it is, as of the first mask.
     number: the frame's own (its index in the stream by default).  embedding: the frame's, where it is there already
     (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
+    Raises InputError for a frame or labels of another size, and for more masks than `start` was told of.
     """
     _check_frame(frame, state.index, state.size)
+    frame = np.array(frame)  # the caller may fill its own with the next one before this one was looked at
     number, preset = state.index if number is None else number, state.preset
     if embedding is None:
         result = segment_frame(model, state.references, frame, np.float32(number), np.int32(state.index), preset=preset)
@@ -210,13 +214,15 @@ def segment(
     frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame); the numbers are 0, 1, 2, … otherwise.
     labels: `[h, w]`, the first frame's; or {index: labels} where objects appear late; frames before the first mask
     come out as background. The first mask comes back as given, its void included.
-    skip: indices whose labels are not needed: None comes out.
+    skip: indices whose labels are not needed: None comes out, but for the first mask's frame and those before it.
     Raises what `frames` raises, after the labels of every frame before.
     """
     preset = preset or preset_of(model.config)
     marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
     if not marks:
         raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
+    if min(marks) < 0:
+        raise InputError(f"labels: found a mask for frame {min(marks)}, expected frames counted from 0")
     first, state, waiting = min(marks), None, None
     numbered = (frame if isinstance(frame, tuple) else (i, frame) for i, frame in enumerate(frames))
 
@@ -247,11 +253,11 @@ def segment(
                 out = None if index in skip else out  # what adapts was computed for the frames after it
             # The device works on this frame while the caller handles the one before and a further one is decoded.
             if index:
-                yield None if waiting is None else np.asarray(waiting)
+                yield None if waiting is None else np.array(waiting)  # a copy, to write in
             waiting = out
             index += 1
     if index:
-        yield None if waiting is None else np.asarray(waiting)
+        yield None if waiting is None else np.array(waiting)
     if failure is not None:
         raise failure
     if max(marks) >= index:

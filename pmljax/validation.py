@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from pmljax.presets import PRESETS, Preset
 from pmljax.results import first_mask
 from pmljax.segment import segment
 
+AS_THEY_ARE = replace(PRESETS["plain"], size=480)  # small frames are not enlarged: training's are not
+
 
 def on_davis(
-    root: str | Path, split: str, *, year: int | None = None, frames: int = 0, preset: Preset = PRESETS["plain"]
+    root: str | Path, split: str, *, year: int | None = None, frames: int = 0, preset: Preset = AS_THEY_ARE
 ) -> Callable[[Model, Path], dict[str, float]]:
     """A validation on a DAVIS split: (model, run) → {"J&F", "J", "F"}, means over objects.
 

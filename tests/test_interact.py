@@ -617,3 +617,10 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         with pytest.raises(InputError, match="whole numbers"):
             session.click(0, *wrong)
     assert len(session.edits) == 3
+
+
+def test_white_on_black_is_no_mask_of_ids():
+    session = Session(COLOR, VIDEO, cache=None)
+    with pytest.raises(InputError, match="found 0 and 255 alone"):
+        session.mask(0, np.where(np.arange(SIZE[1]) < 20, 255, 0).astype(np.uint8)[None].repeat(SIZE[0], 0))
+    assert not session.edits

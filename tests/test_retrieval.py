@@ -236,3 +236,14 @@ def test_votes_that_weigh_by_distance(rng):
         weight = np.exp(-(d[r >= 0] - d[:1]) / 0.07)
         expected = (weight[:, None] * shares[r[r >= 0]]).sum(0) / weight.sum() if len(weight) else np.zeros(3)
         assert np.allclose(got, expected, atol=1e-6)
+
+
+def test_tiles_that_are_none_and_half_precision(rng):
+    q, r = (jnp.asarray(rng.normal(size=(n, 16)), jnp.float32) for n in (40, 300))
+    for tile in (0, -128):
+        with pytest.raises(ValueError, match="reference_tile"):
+            nearest(q, r, reference_tile=tile)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        found, expected = (nearest(*(x.astype(dtype).astype(to) for x in (q, r))) for to in (dtype, jnp.float32))
+        assert found.distances.dtype == jnp.float32
+        assert np.array_equal(found.rows, expected.rows) and np.array_equal(found.distances, expected.distances)

@@ -443,3 +443,28 @@ def test_what_ties_between_two_objects_is_no_background(rng):
     solved = np.asarray(solve(jnp.array(frame), target, vote_confidence(target)))
     assert (solved <= 0).all(-1).any()  # there are such pixels
     assert set(np.unique(found.labels)) == {1, 2}
+
+
+def test_a_callers_buffer_may_be_filled_again_at_once(rng):
+    """A frame of aligned memory is not copied to a CPU's device; labels are computed after `step` has returned."""
+    frames = rng.integers(0, 256, (5, 96, 160, 3), np.uint8)
+    labels = np.zeros((96, 160), np.uint8)
+    labels[20:60, 30:90] = 1
+    expected = list(segment(COLOR, frames, labels))
+    memory = np.empty(frames[0].size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    buffer = memory[begin : begin + frames[0].size].reshape(frames[0].shape)
+    buffer[:] = frames[0]
+    state, found = start(COLOR, buffer, labels), []
+    for frame in frames[1:]:
+        buffer[:] = frame
+        state, out = step(COLOR, state, buffer)
+        buffer[:] = 0
+        found.append(out)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected[1:], strict=True))
+    expected[3][:] = 7  # and what comes out may be written in
+
+
+def test_masks_before_the_first_frame_are_refused():
+    with pytest.raises(InputError, match="expected frames counted from 0"):
+        next(segment(COLOR, [np.zeros((9, 9, 3), np.uint8)], {-1: np.ones((9, 9), np.uint8)}))
