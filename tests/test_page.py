@@ -27,6 +27,7 @@ import pmljax  # noqa: E402
 from experiments.page_drive import served, until  # noqa: E402
 from pmljax import annotating, answers, cli  # noqa: E402
 from pmljax.editlog import EditLog, header_of, read_log  # noqa: E402
+from pmljax.embedded import Embedded  # noqa: E402
 from pmljax.errors import InputError  # noqa: E402
 from pmljax.inputs import Edit, from_json  # noqa: E402
 from pmljax.interact import Session  # noqa: E402
@@ -260,10 +261,14 @@ def test_exports(page, made):
 
 def test_what_cannot_be_taken_is_not_written_down(page, monkeypatch):
     """An input that fails only where it is applied: no line in the log, and work goes on."""
+
+    def unreadable(*_):
+        raise InputError("the embeddings cannot be read")
+
     page.edit(SCRIPT[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_become", lambda *_, **__: 1 / 0)
-        assert page.edit(SCRIPT[1]).status_code == 500
+        patch.setattr(Embedded, "rows", unreadable)
+        assert page.edit(SCRIPT[1]).status_code == 400
     assert len(read_log(page.log.path, {})) == 1 and page.get("state").json()["revision"] == 1
     assert page.edit(SCRIPT[2]).status_code == 200
     assert [e.op for e in read_log(page.log.path, {})] == ["click", "scribble"]
