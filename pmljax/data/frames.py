@@ -65,7 +65,7 @@ class Frames:
         """Where in the source the frame called `name` is, chosen or not; None if nowhere."""
         if self.names is not None:
             return self.names.index(name) if name in self.names else None
-        index = int(name) if name.isdecimal() and len(name) < 10 and name == f"{int(name):05d}" else None
+        index = int(name) if name.isdecimal() and len(name) < 8 and name == f"{int(name):05d}" else None
         return index if index is None or self.total is None or index < self.total else None
 
     def position(self, name: str) -> int | None:
