@@ -239,7 +239,9 @@ def loss_of(config, anchors, labels):
 
 SLOW = pytest.mark.slow
 # (precision, depth, width, hinge, reduction). In float32 wide networks are left out: of half a million activations one or two
-# are so near zero that rounding decides on which side, and the gradient of a whole cell with it.
+# are so near zero that rounding decides on which side, and the gradient of a whole cell with it. Through fifty layers PyTorch's
+# own float32 is up to 2.5e-5 from its float64 on a processor with AVX2 (under 1e-5 with AVX-512), so float32 is held to
+# PyTorch's float64, and to thrice PyTorch's own rounding where that is more than a third of 1e-5.
 NETWORKS = [
     ("float32", 10, 8, "anchor", "mean"),
     pytest.param("float64", 50, 8, "anchor", "mean", marks=SLOW),
@@ -263,18 +265,26 @@ def test_the_gradient_of_every_parameter(depth, width, hinge, reduction, precisi
         return embedding_loss(config, {**model.variables, "params": params}, clips, key, None).each.mean()
 
     value, gradient = jax.jit(jax.value_and_grad(ours))(model.variables["params"])
-    net = net_of(model)
     images, anchors, labels = as_given(config, clips, key)
-    loss = loss_of(config, anchors, labels)(net(images).flatten(2).transpose(1, 2))
-    loss.backward()
-    errors = {"loss": relative(value, loss.item())}
-    for name, theirs in reference.by_our_names(net, lambda p: p.grad).items():
-        errors[name] = relative(flatten_dict(gradient, sep="/")[name], theirs)
-    assert len(errors) == 1 + len(jax.tree.leaves(gradient))
+
+    def theirs(net, images):
+        loss = loss_of(config, anchors, labels)(net(images).flatten(2).transpose(1, 2))
+        loss.backward()
+        return {"loss": loss.detach(), **reference.by_our_names(net, lambda p: p.grad)}
+
+    exact = theirs(net_of(model).double(), images.double())
+    mine = {"loss": value, **flatten_dict(gradient, sep="/")}
+    assert mine.keys() == exact.keys() and len(exact) == 1 + len(jax.tree.leaves(gradient))
+    errors = {name: relative(mine[name], x) for name, x in exact.items()}
     worst = max(errors, key=lambda k: errors[k])
-    print(precision, depth, width, hinge, "loss", f"{errors['loss']:.1e}", worst, f"{errors[worst]:.1e}")
-    assert errors["loss"] <= (1e-10 if precision == "float64" else 1e-5)
-    assert errors[worst] <= (1e-10 if precision == "float64" else 1e-5), worst
+    bound = 1e-10
+    if precision == "float32":
+        rounded = theirs(net_of(model), images)
+        bound = max(1e-5, 3 * max(relative(rounded[name], x) for name, x in exact.items()))
+        assert bound < 1e-4  # PyTorch itself is exact enough to say something
+    print(precision, depth, width, hinge, f"loss {errors['loss']:.1e}, {worst} {errors[worst]:.1e}, bound {bound:.1e}")
+    assert errors["loss"] <= min(bound, 1e-5)
+    assert errors[worst] <= bound, worst
 
 
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
