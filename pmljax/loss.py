@@ -13,6 +13,7 @@ Axes: `a` anchors, `p` pool, `d` embedding. `jax.vmap` makes it a loss of many c
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -37,13 +38,14 @@ class TripletLoss(NamedTuple):
     anchors: jax.Array
 
 
+@partial(jax.jit, static_argnames=("hinge", "reduction", "labels"), inline=True)
 def triplet_loss(
     anchors: Float[Array, "a d"],
     anchor_labels: Int[Array, "a"],
     pool: Float[Array, "p d"],
     pool_labels: Int[Array, "p"],
     *,
-    margin: float = 0.7,
+    margin: float | Float[Array, ""] = 0.7,
     hinge: Hinge = "anchor",
     reduction: Literal["mean", "sum"] = "mean",
     labels: int = 2,
@@ -84,13 +86,14 @@ def triplet_loss(
     return TripletLoss(total, nearer, active, number)
 
 
+@partial(jax.jit, static_argnames="precision", inline=True)
 def soft_triplet_loss(
     anchors: Float[Array, "a d"],
     anchor_labels: Int[Array, "a"],
     pool: Float[Array, "p d"],
     pool_labels: Int[Array, "p"],
     *,
-    temperature: float = 0.1,
+    temperature: float | Float[Array, ""] = 0.1,
     weights: Float[Array, "a"] | None = None,
     precision: Precision = "highest",
 ) -> TripletLoss:
@@ -121,7 +124,7 @@ def soft_triplet_loss(
     return TripletLoss((each * weight).sum(), nearer, active, number)
 
 
-def _soft_minimum(distance: Float[Array, "a p"], group: Array, temperature: float) -> Float[Array, "a"]:
+def _soft_minimum(distance: Float[Array, "a p"], group: Array, temperature: float | Array) -> Float[Array, "a"]:
     """−log Σ_{group} exp(−distance/τ): the soft minimum over τ; 0, without a gradient, over an empty group."""
     some = group.any(1)
     safe = group | ~some[:, None]

@@ -127,6 +127,8 @@ class Embedding(NamedTuple):
     stages: dict[str, jax.Array]
 
 
+# Inlined, so that a compiled call around it stays one.
+@partial(jax.jit, static_argnames="short_side", inline=True)
 def embed_stages(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
@@ -149,6 +151,7 @@ def embed_stages(
     return Embedding(*EmbeddingNet(config).apply(model.variables, images, places))  # pyright: ignore
 
 
+@partial(jax.jit, static_argnames=("short_side", "flip"), inline=True)
 def embed(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],

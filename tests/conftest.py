@@ -13,6 +13,16 @@ from hypothesis import settings
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling takes most of the time: as little as there can be of it, and what one process has compiled the others find, as does
+# the next run. Commands that tests start as processes of their own compile as they do for users.
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+
 
 # The first call of a compiled function takes seconds; the same examples every time, so that a failure can be had again.
 settings.register_profile("pmljax", deadline=None, max_examples=60, derandomize=True)
@@ -37,14 +47,6 @@ def _real(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"real data is not here: {SHARED.name}/{name}")
     return SHARED / name
-
-
-@pytest.fixture(scope="module")
-def compile_quickly():
-    """For tests that run a compiled step a few times: optimising it would be most of their seconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

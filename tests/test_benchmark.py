@@ -17,7 +17,7 @@ from pmljax.config import ModelConfig
 from pmljax.conv import conv as by_platform
 from pmljax.model import create, embed
 
-pytestmark = pytest.mark.usefixtures("compile_quickly", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

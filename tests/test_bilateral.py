@@ -23,8 +23,6 @@ from pmljax.bilateral import (
 )
 from pmljax.confidence import near_border, vote_confidence
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 # The oracle, from Barron and Poole's formulas (docs/sources.md): dictionaries and loops, then SciPy's matrices in float64
 
 

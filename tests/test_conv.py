@@ -13,7 +13,6 @@ from pmljax import conv as conv_module
 from pmljax.conv import WIDE, Conv, conv, max_pool
 from pmljax.fusion import once
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 WINOGRADS = [
     (3, 1, 1, 1, WIDE + 2, WIDE, (5, 4)),
     (3, 1, 4, 4, WIDE, WIDE + 2, (13, 14)),

@@ -25,7 +25,6 @@ from pmljax.sampling import Augment, Clip
 from pmljax.train import Outcome, TrainConfig
 from pmljax.weights import checkpoint
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 MODEL = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
 CONFIG = TrainConfig(
     MODEL, Augment(crop=32), steps=30, batch=4, optimiser="adamw", rate=0.05, average=0.9, seed=3, data="numbers"
@@ -284,7 +283,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compile_quickly):
+def trained(tmp_path_factory):
     """A run of two steps of the real objective."""
     from test_train import clips
 

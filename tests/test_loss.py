@@ -183,6 +183,7 @@ def test_against_float64_loop_in_float64():
 def soft_by_hand(anchors, anchor_labels, pool, pool_labels, temperature, weights):
     """(loss, gradient to the anchors) in float64, one anchor after the other: −log of its own label's share."""
     anchors, pool = np.float64(anchors), np.float64(pool)
+    anchor_labels, pool_labels = np.asarray(anchor_labels), np.asarray(pool_labels)
     total, weight, gradient, counted = 0.0, 0.0, np.zeros_like(anchors), 0
     for i, a in enumerate(anchors):
         known = [j for j in range(len(pool)) if pool_labels[j] != VOID]

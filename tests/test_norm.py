@@ -4,11 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from pmljax.norm import EPSILON, GroupNorm
-
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def test_the_same_variables_numbers_and_gradients_as_flax(rng):

@@ -28,7 +28,6 @@ torch = pytest.importorskip("torch")
 from tests import torch_reference as reference  # noqa: E402 (where PyTorch is)
 
 torch.set_num_threads(1)  # small sums: a second thread waits longer than it helps
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def relative(a, b):

@@ -15,7 +15,6 @@ from pmljax.sampling import PASTED, SHARE, SIZE, Clip, paste
 from tests.test_batches import H, W, box, coordinates, stills_root, video
 
 CANVAS = (64, 96)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from pmljax.preprocess import position, position_of_crop
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors, root_weights
 
 H, W, T = 60, 90, 3
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 STILL = Augment(crop=40, colour=0.0)
 WHOLE = (10.0, 20.0, 100.0, 200.0)  # the canvas begins at row 10, column 20 of a frame of 100×200
 

@@ -40,7 +40,6 @@ from pmljax.semantic import (
 from pmljax.train import TrainConfig, create_state, train_step
 from pmljax.weights.carry import carry_into, carry_over
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 GROUP = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
 BATCH = dataclasses.replace(GROUP, norm="batch", width=3)
 CONFIG = TrainConfig(

@@ -27,7 +27,6 @@ from pmljax.train import (
     train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 GROUP = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
 BATCH = dataclasses.replace(GROUP, norm="batch")
 SMALL = TrainConfig(
@@ -88,7 +87,7 @@ PLAIN = dataclasses.replace(SMALL, optimiser="sgd", rate=1e-2, clip=1.0)
 
 
 @pytest.fixture(scope="module")
-def on_one_device(compile_quickly):
+def on_one_device():
     return run_steps(alone(PLAIN), PLAIN, lambda c: c)
 
 

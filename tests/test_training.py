@@ -19,7 +19,6 @@ from pmljax.train import TrainConfig
 from pmljax.training import Changes, Clips, Train
 from pmljax.weights import load
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TINY = TrainConfig(
     ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8))),
     Augment(crop=32),

@@ -1,13 +1,13 @@
 """Winograd's algorithm against the sum over the nine places, in float64, where only the algebra can differ; its price."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pmljax import winograd
-
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def places(x, kernel, dilation):
@@ -22,18 +22,24 @@ def places(x, kernel, dilation):
     return sum(moved)
 
 
+@partial(jax.jit, static_argnums=3)
+def both(x, kernel, g, dilation):
+    """(convolution, gradient to the input, gradient to the kernel): Winograd's, then the oracle's."""
+    expected, back = jax.vjp(lambda x, kernel: places(x, kernel, dilation), x, kernel)
+    got = (
+        winograd.convolve(x, kernel, dilation),
+        winograd.to_input(g, kernel, dilation),
+        winograd.to_kernel(x, g, dilation),
+    )
+    return got, (expected, *back(g))
+
+
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 3), (13, 18), (3, 33)])
 def test_the_convolution_and_its_gradients(size, dilation, rng):
     with jax.enable_x64(True):
         x, kernel, g = (jnp.asarray(rng.normal(size=s)) for s in ((2, *size, 3), (3, 3, 3, 5), (2, *size, 5)))
-        expected, back = jax.vjp(lambda x, kernel: places(x, kernel, dilation), x, kernel)
-        got = (
-            winograd.convolve(x, kernel, dilation),
-            winograd.to_input(g, kernel, dilation),
-            winograd.to_kernel(x, g, dilation),
-        )
-        for a, b in zip(got, (expected, *back(g)), strict=True):
+        for a, b in zip(*both(x, kernel, g, dilation), strict=True):
             assert a.dtype == jnp.float64 and a.shape == b.shape and np.allclose(a, b, atol=1e-11)
 
 
