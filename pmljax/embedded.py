@@ -163,7 +163,6 @@ def _embed(
     memory: int,
     advance: Callable[[], object],
 ) -> Embedded:
-    one = jax.jit(lambda m, f, n: embed(m, f[None], n[None], size)[0])
     grid = model.config.grid(model.config.seen(video.size, size))
     scale, count, waiting, out = 0.0, 0, None, None
     folder = path.parent if path else Path(tempfile.gettempdir())
@@ -174,7 +173,7 @@ def _embed(
     try:
         with os.fdopen(handle, "wb") as file:
             for frame in video.stamped():
-                out = one(model, frame.image, np.float32(frame.number))
+                out = embed(model, frame.image[None], np.float32([frame.number]), size)[0]
                 if not count:
                     scale = scale_of(model, grid, np.asarray(out))
                 out = quantise(out, np.float32(scale))

@@ -164,8 +164,13 @@ def merge(first: Neighbours, second: Neighbours, offset: int) -> Neighbours:
     return Neighbours(distances, jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1))
 
 
+@partial(jax.jit, static_argnames="majority", inline=True)
 def vote(
-    neighbours: Neighbours, shares: Float[Array, "r o"], *, majority: bool = False, temperature: float | None = None
+    neighbours: Neighbours,
+    shares: Float[Array, "r o"],
+    *,
+    majority: bool = False,
+    temperature: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "q o"]:
     """The labels of the neighbours, put together: `[q, o]`, summing to 1 (to 0 where a query has no neighbour).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def _real(name: str) -> Path:
     if not (SHARED / name).is_dir():
         pytest.skip(f"real data is not here: {SHARED.name}/{name}")
     return SHARED / name
+
+
+@pytest.fixture(scope="module")
+def one_step_for_all():
+    """Runs of the same recipe in this process take the same compiled step: compiling it would be most of their time."""
+    from pmljax import fit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "spread", functools.cache(fit.spread))
+        yield
 
 
 @pytest.fixture

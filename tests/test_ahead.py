@@ -34,7 +34,7 @@ def threads():
     return [t for t in threading.enumerate() if t.name.startswith("embed")]
 
 
-@pytest.mark.parametrize("name", ["plain", "default", "best"])
+@pytest.mark.parametrize("name", ["plain", "default", pytest.param("best", marks=pytest.mark.slow)])
 def test_labels_are_those_of_one_call_a_frame(name, rng, monkeypatch):
     labels, frames = moving(rng, 6)
     late = np.zeros_like(labels)

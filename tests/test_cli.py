@@ -564,6 +564,7 @@ def test_scores_that_are_refused(root, tmp_path, capsys):
 # The rest
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     status, out, _ = run("demo", "--out", tmp_path / "demo", capsys=capsys)
     assert status == 0 and "model: small (a network)" in out
@@ -592,6 +593,7 @@ def test_info(capsys):
 # Real video, where it is
 
 
+@pytest.mark.slow
 def test_three_real_objects(multi_object, tmp_path, capsys):
     source = multi_object / "JPEGImages/480p/dogs-jump"
     mask = multi_object / "Annotations/480p/dogs-jump/00000.png"
@@ -602,6 +604,7 @@ def test_three_real_objects(multi_object, tmp_path, capsys):
     assert all({0, 1, 2, 3} == set(np.unique(f)) for f in found)
 
 
+@pytest.mark.slow
 def test_a_real_sequence_as_mp4_and_gif(davis, tmp_path, capsys):
     """Labels from a video against those from the folder it was made of: mean J of one against the other."""
     folder = davis / "JPEGImages/480p/car-roundabout"

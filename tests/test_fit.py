@@ -25,6 +25,7 @@ from pmljax.sampling import Augment, Clip
 from pmljax.train import Outcome, TrainConfig
 from pmljax.weights import checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_step_for_all")
 MODEL = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)))
 CONFIG = TrainConfig(
     MODEL, Augment(crop=32), steps=30, batch=4, optimiser="adamw", rate=0.05, average=0.9, seed=3, data="numbers"

@@ -67,9 +67,9 @@ def test_grid_sizes_of_record():
 @pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_every_size_mod_8_gives_its_grid(geometry, stride):
-    for size in range(33, 49):
+    for size in range(33, 33 + max(stride, 8)):
         x = jax.ShapeDtypeStruct((1, size, size + 7, 3), jnp.float32)
-        out = jax.eval_shape(lambda x: ResNet(18, 8, geometry, stride).init_with_output(jax.random.key(0), x)[0], x)
+        out = jax.eval_shape(lambda x: ResNet(10, 8, geometry, stride).init_with_output(jax.random.key(0), x)[0], x)
         expected = (grid_size(size, geometry, stride), grid_size(size + 7, geometry, stride))
         assert out["stage4"].shape == (1, *expected, 64)
 
@@ -90,8 +90,9 @@ def test_a_finer_grid_computes_the_same_where_both_have_a_cell(geometry, depth, 
     coarse, fine = (ResNet(depth, 8, geometry, stride, trained=trained) for stride, trained in ((8, None), (4, 8)))
     variables = random(jax.eval_shape(coarse.init, jax.random.key(0), jnp.zeros((1, 39, 47, 3))), rng)
     image = jnp.asarray(rng.normal(size=(1, 39, 47, 3)), jnp.float32)
+    stages = [jax.jit(net.apply)(variables, image) for net in (coarse, fine)]
     for name in ("stage2", "stage4"):
-        a, b = (np.asarray(jax.jit(net.apply)(variables, image)[name]) for net in (coarse, fine))
+        a, b = (np.asarray(found[name]) for found in stages)
         assert b.shape[1] == grid_size(39, geometry, 4)
         np.testing.assert_allclose(b[:, ::2, ::2], a, atol=1e-5 * np.abs(a).max())
 

@@ -19,6 +19,7 @@ from pmljax.train import TrainConfig
 from pmljax.training import Changes, Clips, Train
 from pmljax.weights import load
 
+pytestmark = pytest.mark.usefixtures("one_step_for_all")
 TINY = TrainConfig(
     ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8))),
     Augment(crop=32),
