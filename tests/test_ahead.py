@@ -34,7 +34,9 @@ def threads():
     return [t for t in threading.enumerate() if t.name.startswith("embed")]
 
 
-@pytest.mark.parametrize("name", ["plain", "default", pytest.param("best", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("default", "best"))]
+)
 def test_labels_are_those_of_one_call_a_frame(name, rng, monkeypatch):
     labels, frames = moving(rng, 6)
     late = np.zeros_like(labels)
@@ -99,9 +101,9 @@ def test_the_thread_computes_as_its_caller_does(rng, monkeypatch):
     labels, frames = moving(rng, 4)
     with jax.enable_x64(True):
         double = create(ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),), dtype="float64"))
-        found = list(segment(double, frames, labels))
+        found = list(segment(double, frames, labels, preset=Preset()))
         monkeypatch.setattr(ahead, "PLATFORMS", ())
-        assert np.array_equal(found, list(segment(double, frames, labels)))
+        assert np.array_equal(found, list(segment(double, frames, labels, preset=Preset())))
 
 
 def test_the_next_frame_is_read_before_this_one_is_labelled(rng):

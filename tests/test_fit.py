@@ -132,7 +132,8 @@ def test_a_run_of_so_many_seconds(tmp_path):
     assert sum("steps" in line for line in read_log(tmp_path / "timed/log.jsonl")) == 1
 
 
-@pytest.mark.parametrize("waits", [(1, 2), pytest.param(tuple(np.linspace(0.2, 3, 12)), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("waits", [(1, 2), tuple(np.linspace(0.2, 3, 12))])
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, waits):
     train(tmp_path / "whole")
     kills = killed_and_resumed(tmp_path / "parts", waits)

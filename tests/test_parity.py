@@ -239,8 +239,8 @@ def loss_of(config, anchors, labels):
 SLOW = pytest.mark.slow
 # (precision, depth, width, hinge, reduction). In float32 wide networks are left out: of half a million activations one or two
 # are so near zero that rounding decides on which side, and the gradient of a whole cell with it. Through fifty layers PyTorch's
-# own float32 is up to 2.5e-5 from its float64 on a processor with AVX2 (under 1e-5 with AVX-512), so float32 is held to
-# PyTorch's float64, and to thrice PyTorch's own rounding where that is more than a third of 1e-5.
+# own float32 is up to 2.5e-5 from its float64 on a processor without AVX-512, so float32 is held to PyTorch's float64: to
+# 1e-5, or to thrice PyTorch's own rounding where that is more.
 NETWORKS = [
     ("float32", 10, 8, "anchor", "mean"),
     pytest.param("float64", 50, 8, "anchor", "mean", marks=SLOW),

@@ -98,6 +98,7 @@ def test_four_devices_equal_one(on_one_device):
     assert got[1][0]["each"].shape == (4,) and got[0].step == 2
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one_with_trained_batch_norm():
     config = dataclasses.replace(PLAIN, model=BATCH, norm="synced")
     many = run_steps(spread(config), config, lambda c: split(c, 4))
@@ -109,6 +110,7 @@ def test_four_devices_equal_one_with_trained_batch_norm():
     )
 
 
+@pytest.mark.slow
 def test_jit_with_shardings_in_place_of_pmap(on_one_device):
     mesh = jax.make_mesh((4,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     whole, parts = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axis)) for axis in ((), (AXIS,)))
@@ -116,11 +118,13 @@ def test_jit_with_shardings_in_place_of_pmap(on_one_device):
     assert_same(run_steps(step, PLAIN, lambda c: c), on_one_device, 1e-5)
 
 
+@pytest.mark.slow
 def test_parts_equal_the_large_batch(on_one_device):
     config = dataclasses.replace(PLAIN, accumulate=2)
     assert_same(run_steps(alone(config), config, lambda c: c), on_one_device, 1e-5)
 
 
+@pytest.mark.slow
 def test_computing_activations_again_changes_nothing(on_one_device):
     config = dataclasses.replace(PLAIN, remat=True)
     assert_same(run_steps(alone(config), config, lambda c: c), on_one_device, 1e-5)

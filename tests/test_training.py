@@ -128,6 +128,7 @@ def test_processes_read_what_is_resident(root, tmp_path, monkeypatch):
         run.run()
 
 
+@pytest.mark.slow
 def test_a_run_from_the_devices_memory(root, tmp_path, monkeypatch, capsys):
     """A run that is stopped and goes on is the run that was not; its clips are drawn anew where it stopped."""
     monkeypatch.setitem(RECIPES, "tiny", TINY)

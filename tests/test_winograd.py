@@ -35,7 +35,9 @@ def both(x, kernel, g, dilation):
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-@pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 3), (13, 18), (3, 33)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (5, 3), (13, 18), *(pytest.param(size, marks=pytest.mark.slow) for size in ((4, 8), (3, 33)))]
+)
 def test_the_convolution_and_its_gradients(size, dilation, rng):
     with jax.enable_x64(True):
         x, kernel, g = (jnp.asarray(rng.normal(size=s)) for s in ((2, *size, 3), (3, 3, 3, 5), (2, *size, 5)))
