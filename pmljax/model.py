@@ -165,7 +165,8 @@ def embed(
 
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
     position).  short_side: as `Preset.size`; None: as the frames are.  flip: the mean with the embedding of
-    the mirrored frame, at unit length again where the configuration says so.
+    the mirrored frame, at unit length again where the configuration says so.  Compiled once for each size and number
+    of frames.
     """
     embedding = embed_stages(model, frames, numbers, short_side).embedding
     if not flip:

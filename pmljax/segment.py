@@ -60,10 +60,11 @@ def grow(
 
     One label after the other, so that memory does not grow with the labels.
     """
+    a_y, a_x = a_y.astype(shares.dtype), a_x.astype(shares.dtype)
 
     def better(best: tuple[jax.Array, jax.Array], label: tuple[jax.Array, jax.Array]):
         share, i = label
-        here = jnp.matmul(jnp.matmul(a_y.astype(share.dtype), share, precision="highest"), a_x.T, precision="highest")
+        here = jnp.matmul(jnp.matmul(a_y, share, precision="highest"), a_x.T, precision="highest")
         return (jnp.maximum(best[0], here), jnp.where(here > best[0], i, best[1])), None
 
     size = (a_y.shape[0], a_x.shape[0])
