@@ -173,7 +173,7 @@ def _embed(
     try:
         with os.fdopen(handle, "wb") as file:
             for frame in video.stamped():
-                out = embed(model, frame.image[None], np.float32([frame.number]), size)[0]
+                out = embed(model, frame.image[None], np.array([frame.number], np.float32), size)[0]
                 if not count:
                     scale = scale_of(model, grid, np.asarray(out))
                 out = quantise(out, np.float32(scale))
