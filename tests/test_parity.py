@@ -279,7 +279,8 @@ def test_the_gradient_of_every_parameter(depth, width, hinge, reduction, precisi
     bound = 1e-10
     if precision == "float32":
         rounded = theirs(net_of(model), images)
-        bound = max(1e-5, 3 * max(relative(rounded[name], x) for name, x in exact.items()))
+        rounding = max(relative(rounded[name], x) for name, x in exact.items())
+        bound = max(1e-5, 3 * rounding) if depth > 10 else 1e-5
         assert bound < 1e-4  # PyTorch itself is exact enough to say something
     print(precision, depth, width, hinge, f"loss {errors['loss']:.1e}, {worst} {errors[worst]:.1e}, bound {bound:.1e}")
     assert errors["loss"] <= min(bound, 1e-5)
