@@ -18,6 +18,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the next run. Commands that tests start as processes of their own compile as they do for users.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+# XLA's older loops compile twice as fast; a newer JAX has but one kind.
+XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+with pytest.MonkeyPatch.context() as patch:  # read once, here, and not inherited by processes
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}")
+    jax.devices()
 
 
 def pytest_configure(config: pytest.Config) -> None:

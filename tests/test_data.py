@@ -157,6 +157,7 @@ def test_writer_keeps_frames_and_timestamps(tmp_path, clip, name, size):
     assert found.shape == images.shape and np.abs(found.astype(int) - images).mean() < 12
 
 
+@pytest.mark.slow  # thirty videos
 def test_the_same_frames_make_the_same_video(tmp_path):
     """The demo's clip has to, since its scores are compared. x264 as it comes writes other files of these
     frames now and then: without its two options this fails in about every second run."""

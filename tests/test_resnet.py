@@ -21,17 +21,17 @@ def count(tree):
 
 
 @pytest.mark.parametrize(
-    ("depth", "conv", "affine", "norms"),
+    ("geometry", "depth", "conv", "affine", "norms"),
     [
-        (18, 11_166_912, 9_600, 20),
-        (34, 21_267_648, 17_024, 36),
-        (50, 23_454_912, 53_120, 53),
-        (101, 42_394_816, 105_344, 104),
-        (152, 57_992_384, 151_424, 155),
+        ("deeplab", 18, 11_166_912, 9_600, 20),
+        ("deeplab", 34, 21_267_648, 17_024, 36),
+        ("deeplab", 50, 23_454_912, 53_120, 53),
+        ("torchvision", 50, 23_454_912, 53_120, 53),
+        ("deeplab", 101, 42_394_816, 105_344, 104),
+        ("deeplab", 152, 57_992_384, 151_424, 155),
     ],
 )
-@pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
-def test_parameter_counts(depth, conv, affine, norms, geometry):
+def test_parameter_counts(geometry, depth, conv, affine, norms):
     variables = shapes(depth, geometry=geometry)
     assert count(variables["params"]) == conv + affine
     assert count(variables["batch_stats"]) == affine
@@ -67,9 +67,10 @@ def test_grid_sizes_of_record():
 @pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_every_size_mod_8_gives_its_grid(geometry, stride):
+    net = ResNet(10, 8, geometry, stride)
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     for size in range(33, 33 + max(stride, 8)):
-        x = jax.ShapeDtypeStruct((1, size, size + 7, 3), jnp.float32)
-        out = jax.eval_shape(lambda x: ResNet(10, 8, geometry, stride).init_with_output(jax.random.key(0), x)[0], x)
+        out = jax.eval_shape(net.apply, variables, jax.ShapeDtypeStruct((1, size, size + 7, 3), jnp.float32))
         expected = (grid_size(size, geometry, stride), grid_size(size + 7, geometry, stride))
         assert out["stage4"].shape == (1, *expected, 64)
 
