@@ -15,7 +15,7 @@ from pmljax.interact import Session
 from pmljax.presets import PRESETS, Preset
 from pmljax.segment import segment, segment_frame, start, step
 from pmljax.data.sources import open_frames as frames
-from pmljax.labels import read_labels as labels
+from pmljax.labels import read_labels as labels, save_labels
 from pmljax.errors import InputError
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     # Training
     "triplet_loss",
     # Files
-    "frames", "labels",
+    "frames", "labels", "save_labels",
     # Errors
     "InputError",
 ]  # fmt: skip

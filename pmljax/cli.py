@@ -228,6 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+    if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
+        print(f"pmljax {version('pmljax')}")
+        return 0
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="pmljax",

@@ -170,22 +170,28 @@ def _whole(x: Any) -> int:
     return int(x)
 
 
-def read_edits(path: Path) -> tuple[dict[str, Any] | None, list[Edit]]:
-    """(the line that says which video they belong to, if there is one; the edits) of a file of JSON lines or of one list."""
+def read_edits(path: Path) -> tuple[dict[str, Any] | None, list[tuple[str, Edit]]]:
+    """(the line that says which video they belong to, if there is one; the edits, each after where it stands, as errors name
+    it) of a file of JSON lines or of one list."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected inputs, a JSON object a line") from None
-    try:
-        if text.lstrip().startswith("["):
-            items = [(f"{path}: entry {i}", item) for i, item in enumerate(json.loads(text), 1)]
-        else:
-            lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-            items = [(f"{path}: line {i}", json.loads(line)) for i, line in lines]
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits too
-        raise InputError(f"{path}: found no JSON ({error}); expected inputs, a JSON object a line") from None
+    if text.lstrip().startswith("["):
+        items = [(f"{path}: entry {i}", item) for i, item in enumerate(_parsed(text, str(path)), 1)]
+    else:
+        lines = [(f"{path}: line {i}", line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        items = [(where, _parsed(line, where)) for where, line in lines]
     header = items.pop(0)[1] if items and isinstance(items[0][1], dict) and "video" in items[0][1] else None
-    return header, [from_json(item, where) for where, item in items]
+    return header, [(where, from_json(item, where)) for where, item in items]
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits too
+        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise InputError(f"{where}: found no JSON ({what}); expected inputs, a JSON object a line") from None
 
 
 def to_lines(edits: Iterable[Edit]) -> str:

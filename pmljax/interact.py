@@ -193,15 +193,14 @@ class Session:
                 f"{path}: these inputs belong to another video ({json.dumps(named)}); expected the one that they were"
                 " saved from"
             )
-        edits = [checked(e, self.embedded.count, self.size) if e.op not in ("undo", "redo") else e for e in edits]
         after = self.snapshot()
         after.names = {}
-        try:
-            after._become([], [], Edit("clear"), came=True)
-            for edit in edits:
+        after._become([], [], Edit("clear"), came=True)
+        for where, edit in edits:
+            try:
                 after.apply(edit)
-        except InputError as error:  # what removes an input that is not there
-            raise InputError(f"{path}: {error}") from None
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
         vars(self).update(vars(after))
 
     def _header(self) -> dict[str, object]:

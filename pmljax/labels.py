@@ -19,9 +19,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
 from pmljax.errors import InputError
+from pmljax.files import write_file
 
 VOID = 255
 MAX_OBJECTS = 254
+FEW = 20  # greys that are ids where none is lighter
 SOFT = 64  # greys of a result, from which on they are shares and not ids
 
 
@@ -128,7 +130,7 @@ def _bytes_of(path: str | Path) -> bytes:
 
 def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
     """("P" | "1" | "L" | "RGB", pixels) of an image that can hold exact labels."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         refuse_deep_png(path, "a mask of 8 bits: palette, grey, 1-bit or RGB", data[:25])
@@ -147,6 +149,8 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
                 return (mode[0], pixels[..., 0]) if mode != "RGBA" else ("RGB", pixels[..., :3])
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: found no readable image; expected a PNG mask") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
     raise InputError(f"{path}: found pixels of mode {mode}, expected a mask of 8 bits: palette, grey, 1-bit or RGB")
@@ -179,6 +183,8 @@ def _from_grey(pixels: UInt8[np.ndarray, "h w"], path: str | Path) -> UInt8[np.n
     between = np.flatnonzero(counts[1:VOID]) + 1
     if not len(between):
         return (pixels > 0).astype(np.uint8)
+    if not counts[VOID] and between[-1] <= FEW:  # as thin as they may be: a smoothed edge goes up to white
+        return pixels
     # Ids fill regions, each with pixels whose four neighbours are the same; the greys of a smoothed edge, of
     # compression or of a photograph do not, or hardly.
     edge = np.pad(pixels.astype(np.int16), 1, "edge")
@@ -231,6 +237,14 @@ def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", bits=8)
     return buffer.getvalue()
+
+
+def save_labels(path: str | Path, labels: Integer[np.ndarray, "h w"]) -> None:
+    """Write labels as a palette PNG, whole or not at all: what `labels` reads, and DAVIS's own tools.
+
+    Raises InputError for what are no labels, OSError where the file cannot be written.
+    """
+    write_file(Path(path), encode_labels(check_labels(labels, str(path))))
 
 
 # To the grid and back

@@ -58,7 +58,8 @@ class RunLog:
         steps, loss = series(self.lines, "loss")
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
-        axes.plot(steps, loss, color="0.75", linewidth=0.8, label="loss")
+        marker = "" if len(loss) > 1 else "o"  # one point makes no line
+        axes.plot(steps, loss, marker=marker, color="0.75", linewidth=0.8, label="loss")
         if len(loss) >= 20:
             wide = max(len(loss) // 40, 5)
             smooth = np.convolve(loss, np.ones(wide) / wide, "valid")

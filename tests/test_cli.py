@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import av
 import numpy as np
@@ -588,6 +589,10 @@ def test_info(capsys):
         and "bundled" in found["models"]["small"]
         and found["av"] == av.__version__
     )
+
+
+def test_version(capsys):
+    assert run("--version", capsys=capsys) == (0, f"pmljax {version('pmljax')}\n", "")
 
 
 # Real video, where it is

@@ -157,6 +157,15 @@ def test_writer_keeps_frames_and_timestamps(tmp_path, clip, name, size):
     assert found.shape == images.shape and np.abs(found.astype(int) - images).mean() < 12
 
 
+def test_a_gif_shows_its_last_frame_as_long_as_the_one_before(tmp_path, clip):
+    with VideoWriter(tmp_path / "o.gif") as video:
+        for i, image in enumerate(clip[:4]):
+            video.write(image, 0.2 * i)
+    with Image.open(tmp_path / "o.gif") as gif:
+        shown = [gif.seek(i) or gif.info["duration"] for i in range(gif.n_frames)]
+    assert shown == [200] * 4  # milliseconds
+
+
 @pytest.mark.slow  # thirty videos
 def test_the_same_frames_make_the_same_video(tmp_path):
     """The demo's clip has to, since its scores are compared. x264 as it comes writes other files of these

@@ -474,9 +474,13 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     session.apply(Edit("name", label=3, name="dog"))
     before = session.grid_labels()
     path.write_text('{"op": "click", "frame": 1, "y": 1, "x": 1, "label": 9}\n{"op": "remove", "input": 5}')
-    with pytest.raises(InputError, match=r"inputs\.jsonl: remove: found input 5"):
+    with pytest.raises(InputError, match=r"inputs\.jsonl: line 2: remove: found input 5"):
         session.load(path)
     assert [e.label for e in session.edits] == [3] and len(session.undone) == 1 and session.names == {3: "dog"}
+    assert np.array_equal(session.grid_labels(), before)
+    path.write_text('[{"op": "undo"}, {"op": "click", "frame": 11, "y": 1, "x": 1, "label": 9}]')
+    with pytest.raises(InputError, match=r"inputs\.jsonl: entry 2: click on frame 11: expected a frame in 0…10"):
+        session.load(path)
     assert np.array_equal(session.grid_labels(), before)
     # What the first line does not say is no other video's.
     path.write_text(json.dumps({"video": VIDEO.digest()}) + '\n{"op": "click", "frame": 1, "y": 1, "x": 1, "label": 9}')
@@ -536,7 +540,9 @@ def test_frames_that_are_not_there_and_k(session):
         ('{"op": "click", "frame": 0, "y": 1, "label": 1}', "a click without x, expected frame, y, x, label"),
         ('{"op": "click", "frame": 0, "y": 1.5, "x": 2, "label": 1}', "expected whole numbers"),
         ('{"op": "mask", "frame": 0, "labels": "abc"}', "expected whole numbers in frame, labels"),
-        ("{", "found no JSON"),
+        ("{", r"x\.jsonl: line 1: found no JSON \(Expecting property name.*, column 2\)"),
+        ('{"op": "undo"}\n\n{"op" "undo"}', r"x\.jsonl: line 3: found no JSON"),
+        ('[{"op": "undo"},', r"x\.jsonl: found no JSON"),
         ("7", "found op 7"),
     ],
 )

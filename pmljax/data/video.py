@@ -173,9 +173,13 @@ class VideoWriter:
         else:  # 4:2:0 needs even sizes: repeat the last row and column
             frame = av.VideoFrame.from_ndarray(np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), "edge"), format="rgb24")
         # Timestamps must rise, whatever the input's were.
-        self.last = max(round(seconds * self.clock), self.last + 1)
-        frame.pts, frame.time_base = self.last, Fraction(1, self.clock)
-        container.mux(self.stream.encode(frame))
+        now = max(round(seconds * self.clock), self.last + 1)
+        shown = now - self.last if self.last >= 0 else round(self.clock / RATE)
+        frame.pts, frame.time_base, self.last = now, Fraction(1, self.clock), now
+        for packet in self.stream.encode(frame):
+            if self.gif:  # which would show its last frame for the stream's rate: as long as the one before it
+                packet.duration = shown
+            container.mux(packet)
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self.container is None:
