@@ -68,7 +68,7 @@ STAGES = {
     },
     "small-gpu": {"first": Stage(9161, more=("--resident",)), "third": Stage(9487, more=("--resident",))},
 }
-TINY = ["--batch", "2", "--crop", "97"]
+TINY = ["--batch", "2", "--crop", "97", "--synthetic-clips", "2"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
 
@@ -173,6 +173,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args, args.more = parser.parse_known_args()
     args.more += TINY if args.tiny else []
+    if args.tiny:  # compiling is most of it
+        jax.config.update("jax_disable_most_optimizations", True)
     args.sources = args.sources or (["synthetic"] if args.tiny else list(SOURCES))
     try:
         if args.score and args.davis is None:

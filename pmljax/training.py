@@ -40,6 +40,8 @@ class Clips:
     """A folder in which the TFDS set davis/480p was prepared (experiments/prepare_tfds.py)."""
     synthetic: bool = False
     """Made clips, which need no data."""
+    synthetic_clips: int = 64
+    """How many of these are made, when training begins."""
     weights: tuple[float, ...] = ()
     """How often each source is drawn, in the order davis, youtube-vos, stills, tfds, synthetic of those given; equally by
     default."""
@@ -70,7 +72,10 @@ class Clips:
         if self.tfds:
             found.append(("tfds davis/480p train", tfds_source(self.tfds, "train", cache=cache)))
         if self.synthetic:
-            found.append(("synthetic", clip_sources.SyntheticSource(seed)))
+            if self.synthetic_clips < 1:
+                raise InputError(f"--synthetic-clips {self.synthetic_clips}: expected 1 or more")
+            words = "synthetic" if self.synthetic_clips == 64 else f"synthetic ({self.synthetic_clips})"
+            found.append((words, clip_sources.SyntheticSource(seed, self.synthetic_clips)))
         if not found:
             raise InputError(
                 "found no source of clips; expected --davis, --youtube-vos, --stills, --tfds or --synthetic"

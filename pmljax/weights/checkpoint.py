@@ -9,6 +9,7 @@ killed at any moment goes on from the last one that was acknowledged.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def open_folder(run: Path, keep: int = 2) -> CheckpointManager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+    logging.getLogger("absl").addFilter(_not_of_scores)
     best = BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
         # What is acknowledged is on the disk: no write goes on behind the step that follows.
@@ -41,6 +43,11 @@ def open_folder(run: Path, keep: int = 2) -> CheckpointManager:
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager((run / FOLDER).absolute(), options=options)
+
+
+def _not_of_scores(record: logging.LogRecord) -> bool:
+    """Orbax warns at each checkpoint that has no score: those of runs that nobody validates."""
+    return "tracked_metric" not in record.getMessage()
 
 
 def save(
