@@ -293,6 +293,11 @@ def trained(tmp_path_factory):
     return run, model
 
 
+def test_a_checkpoint_without_a_score_is_nothing_to_warn_of(tmp_path, caplog):
+    train(tmp_path / "run", dataclasses.replace(CONFIG, steps=5))
+    assert not caplog.records
+
+
 def test_a_run_is_a_model(trained):
     run, model = trained
     for path in (run, run / "checkpoints", run / "checkpoints" / "2"):

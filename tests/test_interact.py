@@ -434,6 +434,7 @@ def test_without_a_cache_nothing_stays(monkeypatch, tmp_path):
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.delenv("PMLJAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert files.default_cache() == tmp_path / "x/pmljax"
     monkeypatch.setenv("PMLJAX_CACHE", str(tmp_path / "y"))

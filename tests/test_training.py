@@ -93,6 +93,7 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--split", "val"], "no such split"),
         (["--davis", "ROOT", "--weights", "1", "2"], "--weights 1.0 2.0: expected 1"),
         (["--davis", "ROOT", "--stills", "nowhere"], "no such split"),
+        (["--synthetic", "--synthetic-clips", "0"], "--synthetic-clips 0: expected 1 or more"),
         (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
         (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
         (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
@@ -116,6 +117,12 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert main(["train", "--out", str(out), *(x.replace("ROOT", str(root)) for x in more)]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_as_many_made_clips_as_asked_for():
+    (source,), _, words = Clips(synthetic=True, synthetic_clips=2).sources(0)
+    assert source.reels == 2 and words == "synthetic (2) × 1"
+    assert Clips(synthetic=True).synthetic_clips == 64  # runs that were begun before there was a choice go on
 
 
 def test_processes_read_what_is_resident(root, tmp_path, monkeypatch):
