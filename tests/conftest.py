@@ -21,7 +21,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 # XLA's older loops compile twice as fast; a newer JAX has but one kind.
 XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
 with pytest.MonkeyPatch.context() as patch:  # read once, here, and not inherited by processes
-    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}")
+    if XLA_FLAGS:  # nothing but a blank would be the name of a file
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip())
     jax.devices()
 
 
