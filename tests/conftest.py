@@ -18,12 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # the next run. Commands that tests start as processes of their own compile as they do for users.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-# XLA's older loops compile twice as fast; a newer JAX has but one kind.
-XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
-with pytest.MonkeyPatch.context() as patch:  # read once, here, and not inherited by processes
-    if XLA_FLAGS:  # nothing but a blank would be the name of a file
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip())
-    jax.devices()
+# XLA's older loops (--xla_cpu_use_fusion_emitters=false) would compile in half the time, and get gradients in float64 wrong.
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -353,15 +353,12 @@ def test_two_processes_equal_one(tmp_path, on_one_device):
     """Two hosts of one device each, over Gloo, each with its half of every batch."""
     import socket
 
-    from conftest import XLA_FLAGS  # here, as the processes, which have a device each, import this file
-
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     code = HOST.format(devices=1, hosts=2, port=port, here=os.path.dirname(__file__))
     commands = [[sys.executable, "-c", code, str(i), str(tmp_path / f"{i}.npz")] for i in range(2)]
-    env = os.environ | ({"XLA_FLAGS": XLA_FLAGS} if XLA_FLAGS else {})  # compiled as here
-    run = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for command in commands]
+    run = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     errors = [p.communicate(timeout=240)[1] for p in run]
     assert all(p.returncode == 0 for p in run), errors[0][-2000:]
     for i in range(2):
