@@ -1,8 +1,9 @@
 """Online adaptation: pixels of frames already labelled join the references, under the labels that they were given.
 
-The rows of `References` after the user's are a ring of whole frames: the newest takes the place of the oldest (or some
-stay longer: `Adaptation.older`), the user's rows are never touched, and no shape grows. The paper's rule lets a pixel join
-where all its neighbours agree; beyond it, whole frames join with their soft labels, searched only near each query.
+The last rows of `References` are a ring of whole frames: the newest takes the place of the oldest (or some stay longer:
+`Adaptation.older`), the user's rows, which come first, are never touched, and no shape grows. The paper's rule lets a pixel
+join where all its neighbours agree; beyond it, whole frames join with their soft labels, searched only near each query.
+Between the two are the cells that are remembered longer (`memory`).
 Axes: `y x` grid, `q` = y·x queries, `r` reference row, `k` neighbours, `o` label column.
 """
 
@@ -18,6 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
+from pmljax.memory import APART as SPARSE
+from pmljax.memory import around, cells_kept, choose, further
 from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
@@ -25,6 +28,7 @@ from pmljax.separation import separating
 APART = 4  # every how many-th frame is kept longer: beside 8 and 16 the best of what was tried (experiments/README.md)
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 TRACE = 0.1  # less than that share of a cell is not made the whole of it
+TILE = 16_384  # the user's cells and the memory's at once: .08 s, in two tiles .104
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
 
@@ -43,6 +47,8 @@ class Adaptation:
     older: int = 0
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
     ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
+    memory: int = 0
+    """Of how many frames some cells are remembered longer, every fifth joining (`pmljax/memory.py`)."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins. None: any."""
     drift: float | None = None
@@ -55,22 +61,29 @@ class Adaptation:
     """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
-        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.older, self.erosion)
+        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.older, self.memory, self.erosion)
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
-                f"{self}: expected frames, window, reach, older and erosion from 0 up, every from 1 up, bound and drift"
-                " above 0"
+                f"{self}: expected frames, window, reach, older, memory and erosion from 0 up, every from 1 up, bound and"
+                " drift above 0"
             )
         if self.older >= max(self.frames, 1):
             raise InputError(f"{self}: expected fewer older frames than frames, so that the last one is among them")
+        if self.memory and (not self.frames or self.drift is not None):
+            raise InputError(f"{self}: expected frames above 0, and no drift, with a memory")
 
-    def rows(self, cells: int) -> int:
+    def ring(self, cells: int) -> int:
         """Rows of the references that the ring takes for a grid of `cells`."""
         return -(-self.frames * cells // ROWS) * ROWS
 
+    def rows(self, cells: int) -> int:
+        """Rows that come after the user's: the memory's, then the ring's."""
+        return self.ring(cells) + -(-self.memory * cells_kept(cells) // ROWS) * ROWS
+
 
 class Found(NamedTuple):
-    """neighbours: the k nearest of all references.  away: distance to the nearest of the user's rows, `[q]`."""
+    """neighbours: the k nearest of all references.  away: distance to the nearest of the user's rows, `[q]` (or of
+    the memory's, where there is one)."""
 
     neighbours: Neighbours
     away: jax.Array
@@ -85,28 +98,32 @@ def search(
     metric: Metric,
     stretch: float = 0.0,
 ) -> Found:
-    """The k nearest references of every cell: the user's everywhere, those of the ring within the window.
+    """The k nearest references of every cell: the user's and the memory's everywhere, those of the ring within the window.
 
-    stretch: of the distances to the user's rows, along what separates the user's labels (`separation`).
+    stretch: of the distances to the user's rows and the memory's, along what separates the user's labels (`separation`).
     """
     y, x, d = embedding.shape
     queries, n = embedding.reshape(-1, d), adaptation.frames
     user = references.valid.shape[0] - adaptation.rows(y * x)
-    asking, rows, valid = queries, references.embedding[:user], references.valid[:user]
+    begin = references.valid.shape[0] - adaptation.ring(y * x)
+    asking, rows, valid = queries, references.embedding[:begin], references.valid[:begin]
+    if metric != "l2" and (stretch or adaptation.memory):
+        raise InputError(f"metric {metric}: expected l2 with a {'stretch' if stretch else 'memory'}")
     if stretch:
-        if metric != "l2":
-            raise InputError(f"metric {metric}: expected l2 with a stretch")
-        by = separating(rows, references.share[:user], valid, stretch)
+        by = separating(rows[:user], references.share[:user], valid[:user], stretch)
         asking, rows = (jnp.matmul(e, by, precision="highest") for e in (queries, rows))
-    own = nearest(asking, rows, valid, k=k, metric=metric)
+    if adaptation.memory:
+        asking, rows = further(asking, rows, user)
+    everywhere = nearest(asking, rows, valid, k=k, metric=metric, reference_tile=TILE)
+    away = everywhere.distances[:, 0]
     if not n:
-        return Found(own, own.distances[:, 0])
+        return Found(everywhere, away)
     if adaptation.window is None:
-        made = nearest(queries, references.embedding[user:], references.valid[user:], k=k, metric=metric)
+        made = nearest(queries, references.embedding[begin:], references.valid[begin:], k=k, metric=metric)
     elif metric != "l2":
         raise InputError(f"metric {metric}: expected l2 with a window")
     else:
-        ring = slice(user, user + n * y * x)
+        ring = slice(begin, begin + n * y * x)
         made = nearest_in_window(
             embedding,
             references.embedding[ring].reshape(n, y, x, d),
@@ -114,7 +131,7 @@ def search(
             k=k,
             radius=adaptation.window,
         )
-    return Found(merge(own, made, user), own.distances[:, 0])
+    return Found(merge(everywhere, made, begin), away)
 
 
 def within_reach(
@@ -134,9 +151,9 @@ def within_reach(
     if adaptation.reach is None or not adaptation.frames:
         return shares
     (y, x), o = grid, shares.shape[-1]
-    begin = references.valid.shape[0] - adaptation.rows(y * x)
+    begin, after = (references.valid.shape[0] - of(y * x) for of in (adaptation.rows, adaptation.ring))
     has = jax.nn.one_hot(references.share.argmax(-1), o, dtype=bool)
-    ring = has[begin : begin + adaptation.frames * y * x].reshape(-1, y * x, o)
+    ring = has[after : after + adaptation.frames * y * x].reshape(-1, y * x, o)
     marked = has[:begin] & references.valid[:begin, None]
     place = references.place[:begin]
     oldest = index - adaptation.frames * adaptation.every
@@ -146,7 +163,7 @@ def within_reach(
     masks = marked[: begin // (y * x) * y * x].reshape(-1, y * x, o)  # one after the other, as they were given
     most = masks.sum(1, dtype=jnp.int32).max(0)
     lost = (LOST * ring.sum(1, dtype=jnp.int32).max(0) < most) & ~recent.any(0)
-    near = _around((ring.any(0) | recent).reshape(y, x, o), adaptation.reach).reshape(-1, o)
+    near = around((ring.any(0) | recent).reshape(y, x, o), adaptation.reach).reshape(-1, o)
     kept = jnp.where(near | lost.at[0].set(True)[None], shares, 0)  # the background may be anywhere
     given, left = shares.sum(-1), kept.sum(-1)
     enough = left > TRACE * given
@@ -176,19 +193,30 @@ def adapt(
         joins &= agreed
     if adaptation.erosion:
         joins &= _inside(shares.argmax(-1).reshape(y, x), adaptation.erosion).ravel()
-    begin = references.valid.shape[0] - adaptation.rows(cells)
+    begin = references.valid.shape[0] - adaptation.ring(cells)
     at = begin + leaving(references.place[begin : begin + adaptation.frames * cells : cells, 0], adaptation) * cells
     place = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).astype(jnp.int32)
     place = jnp.concatenate([jnp.broadcast_to(index, (cells, 1)), place.reshape(-1, 2)], -1)
     written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": place}
-    if adaptation.every > 1:  # a frame that does not join writes what is there already
-        kept = {name: jax.lax.dynamic_slice_in_dim(getattr(references, name), at, cells) for name in written}
-        written = jax.tree.map(partial(jnp.where, index % adaptation.every == 0), written, kept)
+    references = _put(references, written, at, None if adaptation.every == 1 else index % adaptation.every == 0)
+    if not adaptation.memory:
+        return references
+    cell, valid = choose(shares.reshape(y, x, -1), joins, index)
+    rows = {name: column[cell] for name, column in written.items()} | {"valid": valid}
+    apart = SPARSE * adaptation.every
+    at = references.valid.shape[0] - adaptation.rows(cells) + index // apart % adaptation.memory * cells_kept(cells)
+    return _put(references, rows, at, index % apart == 0)
+
+
+def _put(
+    references: References, rows: dict[str, jax.Array], at: Int[Array, ""], when: Bool[Array, ""] | None
+) -> References:
+    """The references with `rows` from row `at` on; where not `when` (None: always) what is there is written once more."""
+    if when is not None:
+        there = {name: jax.lax.dynamic_slice_in_dim(getattr(references, name), at, len(r)) for name, r in rows.items()}
+        rows = jax.tree.map(partial(jnp.where, when), rows, there)
     return references._replace(
-        **{
-            name: jax.lax.dynamic_update_slice_in_dim(getattr(references, name), rows, at, 0)
-            for name, rows in written.items()
-        }
+        **{name: jax.lax.dynamic_update_slice_in_dim(getattr(references, name), r, at, 0) for name, r in rows.items()}
     )
 
 
@@ -230,14 +258,6 @@ def _inside(labels: Int[Array, "y x"], radius: int) -> Bool[Array, "y x"]:
         return jax.lax.reduce_window(labels, jnp.array(start, labels.dtype), pick, side, (1, 1), "same")
 
     return of_all(jax.lax.max, -1) == of_all(jax.lax.min, 2**30)
-
-
-def _around(where: Bool[Array, "y x o"], radius: int) -> Bool[Array, "y x o"]:
-    """Whether it holds for any cell at most `radius` rows and columns away."""
-    side = 2 * radius + 1
-    for window in ((side, 1, 1), (1, side, 1)):
-        where = jax.lax.reduce_window(where, False, jax.lax.bitwise_or, window, (1, 1, 1), "same")
-    return where
 
 
 def _unanimous(found: Neighbours, share: Float[Array, "r o"]) -> tuple[Float[Array, "q o"], Bool[Array, "q"]]:

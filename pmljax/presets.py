@@ -64,7 +64,7 @@ _MEMORY = Preset(
     hard=False,
     temperature=0.15,
     stretch=1.0,
-    adaptation=Adaptation(frames=8, older=4, window=6, bound=0.2, reach=9),
+    adaptation=Adaptation(frames=8, older=4, window=6, memory=13, bound=0.2, reach=9),
     # A tenth of the time of ten objects for a label in 8,000; the shares that are remembered are those before the solver.
     solver=replace(_SOLVER, tolerance=1e-3),
 )

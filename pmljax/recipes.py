@@ -62,8 +62,9 @@ RECIPES = {
         model=NAMED["paper"],
         short_side=480,
         canvas=(480, 854),
-        # Scale, crop and flip are DeepLab-v2's, whose COCO weights the paper starts from.
-        augment=Augment(crop=321, scale=(0.5, 1.5), colour=0.0),
+        # Scale, crop and flip are DeepLab-v2's, whose COCO weights the paper starts from. Half of t's range, so that the few
+        # frame numbers of a clip are no names of its pictures; the paper says nothing of it.
+        augment=Augment(crop=321, scale=(0.5, 1.5), colour=0.0, time=50.0),
         steps=20_000,  # DeepLab-v2's; the paper's own number is unknown
         batch=4,  # triplets, sydney0zq
         loss="triplet",

@@ -368,7 +368,7 @@ def test_bad_configurations_and_no_room_for_a_mask(rng):
         {"reach": -1},
         {"older": -1},
     ):
-        with pytest.raises(InputError, match="expected frames, window, reach, older and erosion from 0 up"):
+        with pytest.raises(InputError, match="expected frames, window, reach, older, memory and erosion from 0 up"):
             Adaptation(**options)
     for options in ({"older": 1}, {"frames": 3, "older": 3}):
         with pytest.raises(InputError, match="expected fewer older frames than frames"):

@@ -40,7 +40,8 @@ ARROWS = {
     "validation": {"data", "labels", "metrics", "model", "presets", "results", "segment"},
     "references": {"config", "labels", "preprocess"},
     "separation": set(),
-    "adaptation": {"references", "retrieval", "separation"},
+    "memory": set(),
+    "adaptation": {"memory", "references", "retrieval", "separation"},
     "presets": {"adaptation", "bilateral", "config", "retrieval"},
     "ahead": {"model", "presets"},
     "segment": {
@@ -156,7 +157,7 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "separation", "bilateral", "loss"]
+KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "separation", "memory", "bilateral", "loss"]
 
 
 @pytest.mark.parametrize("name", KERNELS)

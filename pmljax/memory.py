@@ -1,0 +1,60 @@
+"""What is remembered longer than the last frames: of every fifth frame some cells in and around the objects, in their own rows.
+
+The last frames know what an object looks like now, the user's pixels what it looked like first; a side that it turned away, or
+what was covered for a while, only what lies between. Those rows are searched everywhere, as if a little further.
+Axes: `y x` grid, `q` = y·x cells, `d` embedding, `o` label column.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+APART = 5  # frames between two of which something is kept
+CELLS = 512  # of each, at most
+PRESENT = 0.1  # an object is in a cell that has as much of it
+AROUND = 2  # cells around those: what is kept tells the object from what is beside it
+FURTHER = 1 / 16  # added to their squared distances, of unit vectors: where the last frames know as well, those count
+
+
+class Kept(NamedTuple):
+    """cell: int32 `[n]`, of the grid.  valid: bool `[n]`, false where fewer cells than n may be kept."""
+
+    cell: jax.Array
+    valid: jax.Array
+
+
+def cells_kept(cells: int) -> int:
+    """How many cells are kept of a frame of `cells`."""
+    return min(CELLS, cells)
+
+
+def choose(shares: Float[Array, "y x o"], joins: Bool[Array, "q"], index: Int[Array, ""]) -> Kept:
+    """Which cells of the frame `index` are kept: of those that join and lie in or near an object, as many as there is room for,
+    spread evenly (by multiples of the golden ratio, others in every frame)."""
+    y, x, _ = shares.shape
+    near = around(shares[..., 1:].max(-1, keepdims=True) > PRESENT, AROUND).ravel()
+    turn = jnp.arange(y * x, dtype=jnp.uint32) * 40503 + index.astype(jnp.uint32) * 27146  # of 2¹⁶: φ − 1, √2 − 1
+    rank = jnp.where(near & joins, (turn % 65536).astype(jnp.int32), -1)
+    best, cell = jax.lax.top_k(rank, cells_kept(y * x))
+    return Kept(cell, best >= 0)
+
+
+def further(
+    queries: Float[Array, "q d"], rows: Float[Array, "r d"], user: int
+) -> tuple[Float[Array, "q d1"], Float[Array, "r d1"]]:
+    """(queries, rows) with one more dimension, in which all rows but the first `user` are √FURTHER away from the queries."""
+    side = jnp.where(jnp.arange(len(rows)) < user, 0, math.sqrt(FURTHER)).astype(rows.dtype)  # 1/4: ties stay ties
+    return jnp.pad(queries, ((0, 0), (0, 1))), jnp.concatenate([rows, side[:, None]], -1)
+
+
+def around(where: Bool[Array, "y x o"], radius: int) -> Bool[Array, "y x o"]:
+    """Whether it holds for any cell at most `radius` rows and columns away."""
+    side = 2 * radius + 1
+    for window in ((side, 1, 1), (1, side, 1)):
+        where = jax.lax.reduce_window(where, False, jax.lax.bitwise_or, window, (1, 1, 1), "same")
+    return where

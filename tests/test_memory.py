@@ -1,0 +1,161 @@
+"""What is remembered longer: which cells of a frame, which frames, how they are searched, and what it is good for."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_adaptation import COLOR, SIZE, clip, mean_j, references, run, with_adaptation
+
+from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw
+from pmljax.errors import InputError
+from pmljax.memory import AROUND, CELLS, FURTHER, PRESENT, choose
+from pmljax.references import References
+from pmljax.retrieval import Neighbours
+from pmljax.segment import start, step
+from pmljax.separation import separating
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (7, 9), (31, 33)])
+@pytest.mark.parametrize("index", [0, 35, 10**6])
+def test_the_cells_of_a_frame_against_a_loop(grid, index, rng):
+    y, x = grid
+    shares = rng.dirichlet([9, 1, 1], grid).astype("f")
+    joins = rng.random(y * x) < 0.8
+    near = np.zeros(grid, bool)
+    for row, column in np.ndindex(grid):
+        part = shares[
+            max(row - AROUND, 0) : row + AROUND + 1,
+            max(column - AROUND, 0) : column + AROUND + 1,
+            1:,
+        ]
+        near[row, column] = (part > PRESENT).any()
+    there = np.flatnonzero(near.ravel() & joins)
+    turn = [(int(c) * 40503 + index * 27146) % 65536 for c in there]
+    expected = there[np.argsort(turn)[::-1]][:CELLS]
+    cell, valid = (np.asarray(v) for v in choose(jnp.array(shares), jnp.array(joins), jnp.int32(index)))
+    assert len(cell) == min(CELLS, y * x)
+    assert np.array_equal(cell[valid], expected) and not valid[len(expected) :].any()
+
+
+def test_they_are_spread_and_others_in_another_frame():
+    shares = jnp.full((64, 64, 2), 0.5)
+    first, second = (set(choose(shares, jnp.ones(64 * 64, bool), jnp.int32(i)).cell.tolist()) for i in (5, 10))
+    assert len(first) == CELLS and len(first & second) < CELLS / 2
+    blocks = np.bincount([(c // 64 // 16) * 4 + c % 64 // 16 for c in first], minlength=16)
+    assert blocks.min() > 0.5 * CELLS / 16 and blocks.max() < 2 * CELLS / 16
+
+
+def remembered(rng, user, cells, frames, memory):
+    """`test_adaptation.references`, with the memory's rows between the user's and the ring's."""
+    r = references(rng, user, cells, frames)
+    n = Adaptation(frames=frames, memory=memory).rows(cells) - Adaptation(frames=frames).rows(cells)
+    more = (
+        rng.integers(-2, 3, (n, 3)).astype("f"),
+        np.eye(2, dtype="f")[rng.integers(0, 2, n)],
+        (np.arange(n) < memory * cells) & (rng.random(n) < 0.7),
+        np.zeros((n, 3), "i"),
+    )
+    return References(
+        *(jnp.concatenate([a[:128], jnp.array(b), a[128:]]) for a, b in zip(r[:4], more, strict=True)), r.ids
+    )
+
+
+@pytest.mark.parametrize("window, stretch", [(1, 0.0), (None, 0.0), (1, 2.0)])
+def test_search_against_a_loop(window, stretch, rng):
+    y, x, rule = 4, 6, Adaptation(frames=3, memory=2, window=window)
+    r = remembered(rng, 50, y * x, rule.frames, rule.memory)
+    if stretch:  # no ties, which rounding would decide
+        r = r._replace(embedding=r.embedding + jnp.array(rng.random(r.embedding.shape).astype("f")))
+    begin = len(r.valid) - rule.ring(y * x)
+    assert len(r.valid) == 128 + rule.rows(y * x) and np.asarray(r.valid)[128:begin].sum() > 9
+    queries = rng.integers(-2, 3, (y, x, 3)).astype("f")
+    found, away = search(jnp.array(queries), r, rule, k=5, metric="l2", stretch=stretch)
+    by = np.asarray(separating(r.embedding[:128], r.share[:128], r.valid[:128], stretch)) if stretch else np.eye(3)
+    for i, (row, column) in enumerate(np.ndindex(y, x)):
+        beyond = queries[row, column] - np.asarray(r.embedding)
+        everywhere = np.arange(len(beyond)) < begin
+        distances = np.where(everywhere, ((beyond @ by) ** 2).sum(-1), (beyond**2).sum(-1))
+        distances[128:begin] += FURTHER
+        distances[~np.asarray(r.valid)] = np.inf
+        for n in range(rule.frames * y * x) if window is not None else ():
+            if max(abs((n % (y * x)) // x - row), abs(n % x - column)) > window:
+                distances[begin + n] = np.inf
+        best = np.argsort(distances, kind="stable")[:5]
+        assert np.array_equal(found.rows[i], best)
+        assert np.allclose(found.distances[i], distances[best], rtol=1e-5, atol=1e-5)
+        assert np.isclose(away[i], distances[everywhere].min(), rtol=1e-5, atol=1e-5)
+    cosine = dict(k=5, metric="cosine")
+    with pytest.raises(InputError, match="metric cosine: expected l2 with a memory"):
+        search(jnp.array(queries), r, rule, **cosine)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_every_fifth_frame_that_joins_is_remembered(every, rng):
+    """Against a list: the last `memory` of them; rows are what the frame's cells were; the ring is as it is without."""
+    frames = rng.integers(0, 255, (26 * every, *SIZE, 3), dtype=np.uint8)
+    preset = with_adaptation(frames=2, memory=3, every=every)
+    labels = np.uint8(frames[0, ..., 0] > 128)
+    state = start(COLOR, frames[0], labels, preset=preset)
+    other = start(COLOR, frames[0], labels, preset=with_adaptation(frames=2, every=every))
+    cells = int(np.prod(COLOR.config.grid(SIZE)))
+    begin = len(state.references.valid) - preset.adaptation.rows(cells)
+    after, ring = slice(begin, begin + 3 * cells), slice(-preset.adaptation.ring(cells), None)
+    for i, frame in enumerate(frames[1:], 1):
+        state, _ = step(COLOR, state, frame)
+        place, valid = (np.asarray(v)[after] for v in (state.references.place, state.references.valid))
+        kept = [n for n in range(1, i + 1) if n % (5 * every) == 0][-3:]
+        assert sorted(set(place[valid, 0])) == kept
+        if kept and i == kept[-1]:
+            rows = np.asarray(state.references.embedding)[after][place[:, 0] == i]
+            assert len(rows) == cells
+            newest = np.asarray(state.references.place)[ring][:, 0] == i
+            where = np.asarray(state.references.place)[ring][newest][:, 1:].tolist()
+            at = [where.index(p) for p in place[place[:, 0] == i][:, 1:].tolist()]
+            assert np.array_equal(rows, np.asarray(state.references.embedding)[ring][newest][at])
+        other, _ = step(COLOR, other, frame)
+        assert np.array_equal(np.asarray(state.references.place)[ring], np.asarray(other.references.place)[ring])
+    without = withdraw(state.references, kept[-1], cells, preset.adaptation)
+    assert sorted(set(np.asarray(without.place)[after][np.asarray(without.valid)[after], 0])) == kept[:-1]
+
+
+def test_what_does_not_join_is_not_remembered():
+    y, x = 4, 6
+    rule = Adaptation(frames=1, memory=1, bound=0.5)
+    r = remembered(np.random.default_rng(0), 50, y * x, 1, 1)
+    far = jnp.where(jnp.arange(y * x) < 7, 1.0, 0.1)
+    found = Found(Neighbours(far[:, None], jnp.zeros((y * x, 1), jnp.int32)), far)
+    shares = jnp.tile(jnp.array([[0.4, 0.6]]), (y * x, 1))
+    for index, kept in ((4, None), (5, 17)):
+        out = adapt(r, jnp.ones((y, x, 3)), found, shares, jnp.int32(index), rule)
+        where = slice(128, len(r.valid) - rule.ring(y * x))
+        valid = np.asarray(out.valid)[where]
+        if kept is None:
+            assert np.array_equal(valid, np.asarray(r.valid)[where])
+        else:
+            assert valid.sum() == kept and (np.asarray(out.place)[where][valid, 1:] @ [x, 1] >= 7).all()
+
+
+def test_a_side_that_was_turned_away_is_known_again():
+    """Red, by and by blue, red again for longer than the last frames go back; then it turns its blue side at once."""
+    red, blue = np.array([230, 60, 60]), np.array([20, 80, 240])
+
+    def colour(n):
+        i = n * 49
+        return red + (blue - red) * (1 if i >= 42 else max(1 - abs(i - 15) / 12, 0))
+
+    frames, truth = clip(50, lambda n: (36, 60), colour)
+    found = {}
+    for memory in (0, 9):
+        labels = run(frames, truth, with_adaptation(frames=4, memory=memory, window=3))
+        assert mean_j(labels[:41], truth[:41]) > 0.8
+        found[memory] = mean_j(labels[42:], truth[42:])
+    assert found[0] < 0.1 and found[9] > 0.8
+
+
+def test_few_cells_are_all_remembered_and_a_memory_needs_frames(rng):
+    for options in ({"memory": 3}, {"frames": 2, "memory": 3, "drift": 0.5}):
+        with pytest.raises(InputError, match="expected frames above 0, and no drift, with a memory"):
+            Adaptation(**options)
+    with pytest.raises(InputError, match="older, memory and erosion from 0 up"):
+        Adaptation(frames=2, memory=-1)
+    assert Adaptation(frames=2, memory=3).rows(24) == 128 + 128
+    assert Adaptation(frames=8, memory=13).rows(6588) == 52736 + 13 * CELLS
