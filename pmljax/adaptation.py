@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
-from pmljax.memory import APART as SPARSE
-from pmljax.memory import around, cells_kept, choose, further
+from pmljax.memory import SPARSE, around, cells_kept, choose, further
 from pmljax.references import References
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
@@ -28,7 +27,7 @@ from pmljax.separation import separating
 APART = 4  # every how many-th frame is kept longer: beside 8 and 16 the best of what was tried (experiments/README.md)
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 TRACE = 0.1  # less than that share of a cell is not made the whole of it
-TILE = 16_384  # the user's cells and the memory's at once: .08 s, in two tiles .104
+TILE = 16_384  # the user's cells and the memory's at once: .078 s, in two tiles .104 (experiments/README.md)
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
 
@@ -48,7 +47,7 @@ class Adaptation:
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
     ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
     memory: int = 0
-    """Of how many frames some cells are remembered longer, every fifth joining (`pmljax/memory.py`)."""
+    """Of how many frames some cells are remembered longer: the last so many of every fifth (`pmljax/memory.py`)."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins. None: any."""
     drift: float | None = None
