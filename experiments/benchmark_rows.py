@@ -25,6 +25,7 @@ from experiments.side_by_side import Row, attempt, compare, compiled
 from experiments.solver_speed import OBJECTS as CHANNELS
 from pmljax.bilateral import find_vertices, solve
 from pmljax.config import ModelConfig
+from pmljax.memory import SPARSE, cells_kept
 from pmljax.model import Model, abstract, create, embed, with_dtype
 from pmljax.preprocess import preprocess
 from pmljax.presets import Preset, preset_of
@@ -260,20 +261,21 @@ def solver(s: Setting) -> Iterator[Row]:
 
 
 def frame_operations(config: ModelConfig, size: tuple[int, int], preset: Preset) -> int:
-    """Of a frame's network and of its distances: to one marked frame, and in the window of each remembered one."""
+    """Of a frame's network and of its distances: to one marked frame, to the memory's cells, and in the window of each frame
+    of the ring."""
     size = config.seen(size, preset.size)
     y, x = config.grid(size)
     window = y * x if preset.adaptation.window is None else min((2 * preset.adaptation.window + 1) ** 2, y * x)
-    compared = y * x + preset.adaptation.frames * window
+    compared = y * x + preset.adaptation.memory * cells_kept(y * x) + preset.adaptation.frames * window
     embedded = embed_operations(config, 1, size) * (2 if preset.flip else 1)
     return embedded + product_operations(y * x, config.dimensions, compared)
 
 
 def full_state(model: Model, frame: np.ndarray, objects: int, preset: Preset) -> Any:
-    """References as in the midst of a stream: every remembered frame is there."""
-    state = start(model, frame, stripes(frame.shape[:2], objects), preset=preset)
-    for _ in range(preset.adaptation.frames):
-        state, _ = step(model, state, frame)
+    """References as in the midst of a stream: every frame of the ring and of the memory is there."""
+    state, adaptation = start(model, frame, stripes(frame.shape[:2], objects), preset=preset), preset.adaptation
+    for i in range(max(adaptation.frames, adaptation.memory)):
+        state, _ = step(model, state._replace(index=(i + 1) * SPARSE * adaptation.every), frame)
     return state.references
 
 

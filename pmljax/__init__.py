@@ -5,6 +5,8 @@ for labels in pmljax.segment(model, pmljax.frames("clip.mp4"), pmljax.labels("fi
     ...                                                # uint8 [h, w]
 """
 
+from typing import Any
+
 from pmljax.config import ModelConfig
 from pmljax.model import Model, create, embed
 from pmljax.weights import load
@@ -32,3 +34,11 @@ __all__ = [
     # Errors
     "InputError",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module 'pmljax' has no attribute {name!r}")
+    from importlib.metadata import version  # asked for seldom, and not there where only the folder is on the path
+
+    return version("pmljax")

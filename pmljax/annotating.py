@@ -65,8 +65,6 @@ class Annotate:
         from pmljax.page.guard import is_loopback
         from pmljax.weights.bundled import fingerprint
 
-        if self.computing.best or self.computing.paper:
-            raise InputError("--best, --paper: the page is plain retrieval; leave it out")
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         model, preset = self.computing.prepare()
         out = self.out or Path(f"{self.input.resolve().stem}-edits")

@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from pmljax.device import keep_compiled, keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.porting import ExportTorch, ImportTorch
-from pmljax.segmenting import Computing, Embed, Segment
+from pmljax.segmenting import Embed, Inference, Segment
 from pmljax.terminal import fail, progress, show, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT, SHA256
@@ -37,6 +37,8 @@ class Score:
     """The folder of results: RESULTS/SEQUENCE/NNNNN.png."""
     split: str = "val"
     """The list of sequences, ImageSets/YEAR/SPLIT.txt."""
+    sequences: list[str] = field(default_factory=list)
+    """Of the split; all by default."""
     year: int | None = None
     """2016: everything that is not 0 is one object; 2017: objects apart. By default the year that has the split."""
     csv: Path | None = None
@@ -49,7 +51,7 @@ class Score:
     def run(self) -> None:
         from pmljax.data.davis import find_split
 
-        year, names = find_split(self.davis, self.split, self.year)
+        year, names = find_split(self.davis, self.split, self.year, self.sequences)
         for path in filter(None, (self.csv, self.frames)):
             if path.is_dir() or not path.absolute().parent.is_dir():
                 raise InputError(f"{path}: expected the name of a file in a folder that is there")
@@ -79,9 +81,11 @@ class Evaluate:
     """The folder to write to."""
     split: str = "val"
     """The list of sequences, ImageSets/YEAR/SPLIT.txt."""
+    sequences: list[str] = field(default_factory=list)
+    """Of the split; all by default."""
     year: int | None = None
     """2016: everything that is not 0 is one object; 2017: objects apart. By default the year that has the split."""
-    computing: Annotated[Computing, arg(name="")] = Computing()
+    computing: Annotated[Inference, arg(name="")] = Inference()
     overwrite: bool = False
     """Start anew where OUT holds the results of other input or settings."""
     json: bool = False
@@ -91,7 +95,7 @@ class Evaluate:
         from pmljax.data.davis import find_split, open_sequence
         from pmljax.results import first_mask, segment_to
 
-        year, names = find_split(self.davis, self.split, self.year)
+        year, names = find_split(self.davis, self.split, self.year, self.sequences)
         sequences = [open_sequence(self.davis, name) for name in names]
         # Every sequence is looked at before the first is segmented.
         for sequence in sequences:
@@ -135,7 +139,7 @@ class Demo:
 
     out: Path = Path("demo")
     """The folder to write to."""
-    computing: Annotated[Computing, arg(name="")] = Computing()
+    computing: Annotated[Inference, arg(name="")] = Inference()
     json: bool = False
     """Print the result as JSON."""
 

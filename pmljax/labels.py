@@ -221,9 +221,11 @@ def _from_colours(
         return (code > 0).astype(np.uint8)
     if len(wrong):
         y, x = wrong[0]
+        count = len(np.unique(code))
+        found = f"{count} colours in all" + (f", at most {MAX_OBJECTS} objects" if count > MAX_OBJECTS else "")
         raise InputError(
             f"{path}: found colour {tuple(int(c) for c in pixels[y, x])} at row {y}, column {x}, which is no id's"
-            f" ({len(np.unique(code))} colours in all, at most {MAX_OBJECTS} objects); expected the DAVIS palette"
+            f" ({found}); expected white on black, grey ids, or the DAVIS palette"
         )
     return ids.astype(np.uint8)
 
@@ -242,8 +244,10 @@ def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:
 def save_labels(path: str | Path, labels: Integer[np.ndarray, "h w"]) -> None:
     """Write labels as a palette PNG, whole or not at all: what `labels` reads, and DAVIS's own tools.
 
-    Raises InputError for what are no labels, OSError where the file cannot be written.
+    Raises InputError for what are no labels and names that are no PNG's, OSError where the file cannot be written.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"{path}: expected a name that ends in .png, as labels are kept")
     write_file(Path(path), encode_labels(check_labels(labels, str(path))))
 
 

@@ -70,6 +70,27 @@ def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
     return masks
 
 
+def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> str:
+    """What `read_masks` left out that a user may miss, in words, "" if nothing: objects that only masks of frames before the
+    last chosen one have which are not chosen, or one mask that has another frame's name."""
+    if len(paths) == 1 and not paths[0].is_dir():
+        index, first = frames.index(paths[0].stem), frames.chosen.start or 0
+        if index in (None, first):
+            return ""
+        return f"{paths[0]}: taken for the first frame; by its name only where it is one of several, or in a folder"
+    known = {i for mask in masks.values() for i in object_ids(mask)}
+    paths = list_images(paths[0]) if len(paths) == 1 else paths
+    ids = any(has_ids(path) for path in paths)
+    for path in paths:
+        index, end = frames.index(path.stem), frames.chosen.stop
+        if index is None or frames.place(index) is not None or (end is not None and index >= end):
+            continue
+        lost = [i for i in object_ids(read_labels(path, ids=ids)) if i not in known]
+        if lost:
+            return f"{path}: object {lost[0]} is in no mask of a chosen frame, and is left out"
+    return ""
+
+
 def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:
     """{0: labels} from a DAVIS sequence's first annotation; 2016: its objects as one."""
     name, path = next(iter(sequence.annotations.items()))
@@ -145,8 +166,9 @@ def _write(
 ) -> Summary:
     """labels_of: (the stream of (number, image), indices that need not be computed) → labels of every frame, or None."""
     begin = time.monotonic()
-    record = _inspect(out, identity, [frames.path, *inputs], overwrite)
-    done = {p.stem for p in out.glob("*.png") if frames.position(p.stem) is not None} if record else set()
+    record = _inspect(out, identity, _chosen(frames), [frames.path, *inputs], overwrite)
+    there = (p for p in out.glob("*.png") if p.stat().st_size) if record else ()  # an empty one is none of ours
+    done = {p.stem for p in there if frames.position(p.stem) is not None}
     pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
     if record and record["finished"] and len(done) >= record["frames"] and all((out / p).is_file() for p in pictures):
         return Summary(record["frames"], 0, time.monotonic() - begin)
@@ -200,7 +222,13 @@ def _identity(model: Model, frames: Frames) -> dict[str, object]:
     }
 
 
-def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwrite: bool) -> dict[str, Any] | None:
+def _chosen(frames: Frames) -> list[int | None]:
+    return [frames.chosen.start, frames.chosen.stop, frames.chosen.step]
+
+
+def _inspect(
+    out: Path, identity: dict[str, object], chosen: list[int | None], inputs: list[Path], overwrite: bool
+) -> dict[str, Any] | None:
     """The run.json of the run that is to be continued in `out`, None for a new one. Changes nothing."""
     there = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not there.is_dir():
@@ -226,13 +254,28 @@ def _inspect(out: Path, identity: dict[str, object], inputs: list[Path], overwri
         before, _ = dict(record["identity"]), (record["finished"], record["frames"])
     except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or no text
         raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
+    if (
+        isinstance(before.get("preset"), dict) and "preset" in identity
+    ):  # one of before a part of it was there had it off
+        before["preset"] = _completed(before["preset"], dataclasses.asdict(Preset()))
     changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
     if changed:
         where = differing(changed[0], before.get(changed[0]), json.loads(json.dumps(identity[changed[0]])))
+        if changed[0] == "input" and record.get("chosen") not in (None, chosen):
+            where = differing("frames chosen, from, to, every", record["chosen"], chosen)
         raise InputError(
             f"{out}: begun with another {', '.join(changed)} ({where}); expected the same, another --out, or --overwrite"
         )
     return record
+
+
+def _completed(preset: dict[str, Any], off: dict[str, Any]) -> dict[str, Any]:
+    """A preset as a record has it, with what `off`, the preset of no option, has besides."""
+    kept = {
+        k: _completed(v, off[k]) if isinstance(v, dict) and isinstance(off.get(k), dict) else v
+        for k, v in preset.items()
+    }
+    return json.loads(json.dumps(off)) | kept
 
 
 def _claim(out: Path, identity: dict[str, object], frames: Frames, overwrite: bool) -> None:
@@ -274,6 +317,7 @@ def _write_run(out: Path, identity: dict[str, object], frames: Frames, *, finish
     record = {
         "input": frames.path.name,
         "names": frames.names,  # of the frames that may be there; null: five digits and more
+        "chosen": _chosen(frames),  # of the input, from, to and every: its hash has them too
         "finished": finished,
         "frames": count,
         "identity": identity,

@@ -58,6 +58,8 @@ def nearest(
     """
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
+    if queries.shape[-1] != references.shape[-1]:
+        raise ValueError(f"queries: found {queries.shape[-1]} dimensions, the references have {references.shape[-1]}")
     if metric not in ("l2", "cosine"):
         raise ValueError(f"metric: found {metric}, expected l2 or cosine")
     if reference_tile % 128 or reference_tile < 1:
@@ -198,8 +200,8 @@ def vote(
 
 
 def single(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32 at least: sums of products in half precision would choose other neighbours."""
-    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    """In float32 at least: sums of products in half precision, or of integers, would choose other neighbours."""
+    return x if x.dtype.itemsize >= 4 and jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
 
 
 def _asking(queries: Float[Array, "... d"], metric: Metric) -> Float[Array, "... d1"]:

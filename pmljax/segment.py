@@ -146,7 +146,7 @@ def start(
     _check_frame(frame, index, None)
     frame = np.array(frame)  # as in `step`
     labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
-    preset = preset or preset_of(model.config)
+    preset = _preset_for(model, preset)
     model = at_stride(model, preset.stride)
     y, x = model.config.grid(model.config.seen(frame.shape[:2], preset.size))
     user = -(-y * x * masks // ROWS) * ROWS
@@ -218,7 +218,7 @@ def segment(
     skip: indices whose labels are not needed: None comes out, but for the first mask's frame and those before it.
     Raises what `frames` raises, after the labels of every frame before.
     """
-    preset = preset or preset_of(model.config)
+    preset = _preset_for(model, preset)
     marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
     if not marks:
         raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
@@ -263,6 +263,15 @@ def segment(
         raise failure
     if max(marks) >= index:
         raise InputError(f"labels: found a mask for frame {max(marks)}, expected 0…{index - 1}: the frames there are")
+
+
+def _preset_for(model: Model, preset: Preset | None) -> Preset:
+    """The preset that is asked for, or the network's; InputError where something else was given."""
+    if not isinstance(model, Model):
+        raise InputError(f"model: found {type(model).__name__}, expected what pmljax.load(NAME) gives")
+    if not isinstance(preset, Preset | None):
+        raise InputError(f'preset: found {preset!r:.40}, expected a Preset, such as pmljax.PRESETS["best"]')
+    return preset or preset_of(model.config)
 
 
 def _check_frame(frame: np.ndarray, index: int, size: tuple[int, int] | None) -> None:

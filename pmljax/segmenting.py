@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from pmljax.device import Device, use_device
 from pmljax.errors import InputError
-from pmljax.terminal import progress, show
+from pmljax.terminal import note, progress, show
 from pmljax.weights.bundled import DEFAULT
 
 
@@ -27,15 +27,10 @@ class Computing:
     """Where to compute; auto takes an accelerator if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the network. Distances are float32 in any case."""
-    plain: bool = False
-    """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
-    best: bool = False
-    """The best measured inference at any speed, instead of the default."""
-    paper: bool = False
-    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
     size: str | None = None
     """Short side of the frames inside; labels come back at full size. A number: smaller ones are enlarged to it, at most
-    twice. `full`: as they are. By default 480, with --best 640; smaller ones are enlarged but for --paper and color."""
+    twice. `full`: as they are. By default 480 (of the best preset 640); smaller ones are enlarged, but not for `color` or
+    with the paper's preset."""
     seed: int = 0
     """Of the weights of random:NAME."""
 
@@ -50,7 +45,7 @@ class Computing:
             raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
-        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name)]
+        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name, False)]
         if len(chosen) > 1:
             raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
         model = load(self.model, dtype=self.dtype, seed=self.seed)
@@ -58,6 +53,18 @@ class Computing:
         if size is None:
             return model, preset
         return model, dataclasses.replace(preset, size=None if size == "full" else (int(size), int(size)))
+
+
+@dataclass(frozen=True)
+class Inference(Computing):
+    """With a choice of presets."""
+
+    plain: bool = False
+    """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
+    best: bool = False
+    """The best measured inference at any speed, instead of the default."""
+    paper: bool = False
+    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
 
 
 def vote_rule(neighbours: int | None, log: Path | None, config: Any) -> tuple[int, float | None]:
@@ -100,7 +107,7 @@ class Segment:
     neighbours: int | None = None
     """With --clicks or --scribbles: so many of the nearest marked pixels vote, all the same. By default ten, the nearer the
     more (with `color` one); with --edits as the log says."""
-    computing: Annotated[Computing, arg(name="")] = Computing()
+    computing: Annotated[Inference, arg(name="")] = Inference()
     start: int = 0
     """First frame, counted from 0."""
     end: int | None = None
@@ -116,7 +123,7 @@ class Segment:
 
     def run(self) -> None:
         from pmljax.data.sources import open_frames
-        from pmljax.results import read_masks, segment_to
+        from pmljax.results import left_out, read_masks, segment_to
 
         ways = [n for n in ("mask", "clicks", "scribbles", "edits") if getattr(self, n)]
         if len(ways) != 1:
@@ -128,6 +135,8 @@ class Segment:
         if self.neighbours is not None:
             raise InputError(f"--neighbours {self.neighbours}: found with --mask; expected --clicks or --scribbles")
         masks = read_masks(self.mask, frames)
+        if missed := left_out(self.mask, frames, masks):
+            note(missed)
         model, preset = self.computing.prepare()
         with progress(f"segment {self.input.name}", frames.count) as advance:
             done = segment_to(
@@ -169,7 +178,15 @@ class Segment:
         for edit in edits:
             session.apply(edit)
         if not session.edits:
-            raise InputError(f"{given}: found no input; expected one at least")
+            raise InputError(f"{given}: found no input on a chosen frame; expected one at least")
+        said = sorted({int(i) for i in session.marked()[1]})
+        if len(said) == 1:
+            what = (
+                "background alone is marked, so no object is found"
+                if said == [0]
+                else (f"object {said[0]} alone is marked, so everything is it: mark the background too, with label 0")
+            )
+            note(f"{given}: {what}")
         with progress(f"segment {self.input.name}", frames.count) as advance:
             options: Any = {"overlay": self.overlay, "overwrite": self.overwrite, "inputs": [given], "advance": advance}
             done = session_to(self.out, model, frames, session, **options)
@@ -209,10 +226,6 @@ class Embed:
         from pmljax.embedded import embed_video
         from pmljax.files import default_cache
 
-        if self.computing.best or self.computing.paper:
-            raise InputError(
-                "--best and --paper do not go with embed: clicks and scribbles search what the default embeds"
-            )
         frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
         model, preset = self.computing.prepare()
         begin = time.monotonic()

@@ -75,7 +75,12 @@ def training_bar(what: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
         yield report
 
 
+def note(message: str) -> None:
+    """Print what a user may want to know as one line on standard error."""
+    print("pmljax: " + " ".join(message.split()), file=sys.stderr)
+
+
 def fail(message: str) -> int:
     """Print an error as one line on standard error; returns exit status 2."""
-    print("pmljax: " + " ".join(message.split()), file=sys.stderr)
+    note(message)
     return 2

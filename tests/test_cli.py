@@ -104,6 +104,8 @@ def test_what_is_missing_is_made_again(segment, made, tmp_path, monkeypatch):
     (tmp_path / "out/mine.png").write_bytes(b"not ours")
     status, out, _ = segment()
     assert status == 0 and "(1 computed" in out and (tmp_path / "out/00002.png").read_bytes() == before
+    (tmp_path / "out/00002.png").write_bytes(b"")  # as a full disk leaves what others write
+    assert "(1 computed" in segment()[1] and (tmp_path / "out/00002.png").read_bytes() == before
     status, out, _ = segment(made.folder, "--overlay", "gif")
     assert status == 0 and "(0 computed" in out and len(list(open_frames(tmp_path / "out/overlay.gif"))) == 8
     monkeypatch.setattr("pmljax.results.segment", None)  # with every label there nothing is embedded
@@ -125,9 +127,23 @@ def test_other_settings_are_named_and_change_nothing(segment, made, tmp_path):
         status, _, err = segment(made.folder, *more)
         assert status == 2 and f"begun with another {word}" in err and "--overwrite" in err
         assert word != "preset" or "(preset.adaptation.frames: found 0, now 5)" in err
+        assert word != "input" or "(frames chosen, from, to, every: found [0, null, 1], now [0, 5, 1])" in err
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     status, *_ = segment(made.folder, "--end", "5", "--overwrite")
     assert status == 0 and len(labels_of(tmp_path / "out")) == 5
+
+
+def test_a_run_of_before_an_option_was_there_is_continued(segment, tmp_path):
+    segment()
+    path = tmp_path / "out/run.json"
+    record = json.loads(path.read_text())
+    del record["identity"]["preset"]["adaptation"]["memory"], record["identity"]["preset"]["stretch"], record["chosen"]
+    path.write_text(json.dumps(record))
+    status, out, _ = segment()
+    assert status == 0 and "(0 computed" in out
+    record["identity"]["preset"]["adaptation"]["memory"] = 13
+    path.write_text(json.dumps(record))
+    assert "(preset.adaptation.memory: found 13, now 0)" in segment()[2]
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(segment, made, tmp_path):
@@ -476,10 +492,48 @@ def test_clicks_and_scribbles_in_place_of_a_mask(made, tmp_path, capsys, monkeyp
     assert not (tmp_path / "no").exists()
 
 
-def test_what_is_embedded_is_what_clicks_search(made, tmp_path, capsys):
-    for more in ("--best", "--paper"):
-        status, _, err = run("embed", made.folder, *COLOR, more, capsys=capsys)
-        assert status == 2 and "do not go with embed" in err and err.count("\n") == 1
+def test_what_is_embedded_is_what_clicks_search(made, capsys):
+    for command in ("embed", "annotate"):  # no preset is offered there
+        status, _, err = run(command, made.folder, *COLOR, "--best", capsys=capsys)
+        assert status == 2 and "--best" in err
+        status, out, _ = run(command, "--help", capsys=capsys)
+        assert status == 0 and "--model" in out and "--best" not in out and "--plain" not in out
+
+
+def test_one_label_alone_is_said(made, tmp_path, capsys):
+    clicks = tmp_path / "clicks.jsonl"
+    for labels, words in (([1], "object 1 alone is marked"), ([0], "background alone is marked"), ([0, 1], None)):
+        lines = [{"op": "click", "frame": 0, "y": 5 + 9 * i, "x": 5, "label": i} for i in labels]
+        clicks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        out = tmp_path / "".join(map(str, labels))
+        status, _, err = run("segment", made.folder, *COLOR, "--clicks", clicks, "--out", out, capsys=capsys)
+        assert status == 0 and (words in err and err.count("\n") == 1 if words else not err)
+
+
+def test_a_file_of_clicks_is_no_edit_log(made, tmp_path, capsys):
+    clicks = tmp_path / "clicks.jsonl"
+    clicks.write_text('{"op": "click", "frame": 0, "y": 5, "x": 5, "label": 1}\n')
+    status, _, err = run("segment", made.folder, *COLOR, "--edits", clicks, "--out", tmp_path / "out", capsys=capsys)
+    assert status == 2 and "found no edit log" in err and "--clicks" in err and err.count("\n") == 1
+
+
+def test_masks_that_are_left_out_are_said(made, tmp_path, capsys):
+    late = tmp_path / "late"
+    late.mkdir()
+    mask = read_labels(made.mask)
+    names = sorted(p.stem for p in made.folder.iterdir())
+    for name, i in ((names[0], 1), (names[1], 2), (names[2], 1)):
+        pmljax.save_labels(late / f"{name}.png", np.where(mask > 0, i, 0))
+    given = ["segment", made.folder, *COLOR, "--plain", "--overlay", "none"]
+    for name, more, words in (
+        ("a", ("--mask", late, "--every", "2"), f"{names[1]}.png: object 2 is in no mask of a chosen frame"),
+        ("b", ("--mask", late), None),
+        ("c", ("--mask", late, "--end", "1"), None),  # what comes later was not asked for
+        ("d", ("--mask", late / f"{names[2]}.png"), "taken for the first frame"),
+        ("e", ("--mask", late / f"{names[2]}.png", "--start", "2"), None),
+    ):
+        status, _, err = run(*given, *more, "--out", tmp_path / name, capsys=capsys)
+        assert status == 0 and (words in err and err.count("\n") == 1 if words else not err), (name, err)
 
 
 def test_evaluate_then_score(root, tmp_path, capsys):

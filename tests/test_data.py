@@ -328,6 +328,9 @@ def test_davis_splits(tmp_path):
     (root / "ImageSets/480p/bad.txt").write_text("no pairs\n")
     with pytest.raises(InputError, match=r"bad\.txt: expected lines of two paths"):
         davis.find_split(root, "bad")
+    assert davis.find_split(root, "val", 2017, ["b"]) == (2017, ["b"])
+    with pytest.raises(InputError, match="--sequences c: not in the split val; expected of a, b"):
+        davis.find_split(root, "val", 2017, ["b", "c"])
     for args, word in [(("nope",), "no such split; expected one of.*2016/dev.txt"), (("val", 2019), "--year 2019")]:
         with pytest.raises(InputError, match=word):
             davis.find_split(root, *args)

@@ -107,6 +107,8 @@ def test_small_and_thin_ids_beside_void_are_kept(tmp_path):
             read_labels(save(tmp_path, Image.fromarray(many)))
         pmljax.save_labels(tmp_path / "p.png", many)
         assert np.array_equal(pmljax.labels(tmp_path / "p.png"), many)
+    with pytest.raises(InputError, match=r"p\.jpg: expected a name that ends in \.png"):
+        pmljax.save_labels(tmp_path / "p.jpg", labels)
 
 
 def test_results_know_no_void(ids, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -330,6 +331,32 @@ def test_bad_input_is_named(change, word, rng):
     frames, labels = change(frames, labels)
     with pytest.raises(InputError, match=word):
         list(segment(COLOR, frames, labels))
+
+
+def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests():
+    script = """
+import numpy as np, pmljax
+frame, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), np.uint8)
+for call in (
+    lambda: next(pmljax.segment("small", [frame], mask)),
+    lambda: next(pmljax.segment(pmljax.load("color"), [frame], mask, preset="best")),
+    lambda: pmljax.nearest(np.ones((2, 3), "f"), np.ones((2, 4), "f")),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1).rows.tolist(), pmljax.__version__)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert told == [
+        "model: found str, expected what pmljax.load(NAME) gives",
+        "preset: found 'best', expected a Preset, such as pmljax.PRESETS[\"best\"]",
+        "queries: found 3 dimensions, the references have 4",
+        f"[[0], [1], [2]] {version('pmljax')}",
+    ]
 
 
 def test_large_frames_are_seen_small(rng):

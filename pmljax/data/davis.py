@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +49,10 @@ class Sequence(NamedTuple):
         return [(name, self.annotations[name]) for name in names[1:-1]]
 
 
-def find_split(root: str | Path, split: str, year: int | None = None) -> tuple[int, list[str]]:
-    """(year, names of the sequences) of `split`.
+def find_split(
+    root: str | Path, split: str, year: int | None = None, only: Collection[str] = ()
+) -> tuple[int, list[str]]:
+    """(year, names of the sequences) of `split`; of them `only` those, where any are named.
 
     `year` defaults to the one whose ImageSets holds the split; where both do, 2017; where none does, DAVIS-2016's own
     ImageSets/480p, which lists pairs of files.
@@ -76,7 +79,10 @@ def find_split(root: str | Path, split: str, year: int | None = None) -> tuple[i
         )
     if not names:
         raise InputError(f"{listed[chosen]}: found an empty list; expected a name of a sequence a line")
-    return chosen, names
+    for name in only:
+        if name not in names:
+            raise InputError(f"--sequences {name}: not in the split {split}; expected of {', '.join(names)}")
+    return chosen, [name for name in names if not only or name in only]
 
 
 def _lines(path: Path) -> list[str]:
