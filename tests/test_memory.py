@@ -151,6 +151,19 @@ def test_a_side_that_was_turned_away_is_known_again():
     assert found[0] < 0.1 and found[9] > 0.8
 
 
+def test_what_is_out_of_sight_for_long_is_not_forgotten():
+    """Red turns blue and leaves for longer than the memory spans; blue it comes back."""
+    red, blue, back = np.array([230, 60, 60]), np.array([20, 80, 240]), 70
+
+    def place(n):
+        return (36, 60) if not 14 <= n * (back + 4) < back else (1000, 1000)
+
+    frames, truth = clip(back + 5, place, lambda n: red + (blue - red) * min(n * (back + 4) / 10, 1))
+    labels = run(frames, truth, with_adaptation(frames=4, memory=9, window=3))  # of 45 frames
+    assert mean_j(labels[:14], truth[:14]) > 0.8 and not truth[back - 1].any()
+    assert mean_j(labels[back:], truth[back:]) > 0.8
+
+
 def test_few_cells_are_all_remembered_and_a_memory_needs_frames(rng):
     for options in ({"memory": 3}, {"frames": 2, "memory": 3, "drift": 0.5}):
         with pytest.raises(InputError, match="expected frames above 0, and no drift, with a memory"):
