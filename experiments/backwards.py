@@ -1,0 +1,54 @@
+"""A DAVIS root whose sequences are shown backwards: as many again to choose on, with other beginnings.
+
+    python -m experiments.backwards --davis DAVIS --split dev --out backwards
+    python -m experiments.ablation --davis backwards --split dev --year 2016 --model run --out ablation
+
+What goes away comes near, what turns its back shows its face first, and what is new in the picture are other things. OUT has the
+same files under the names of the other direction. For sequences of which every frame is annotated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pmljax.data import davis
+from pmljax.errors import InputError
+from pmljax.files import write_file
+from pmljax.terminal import fail
+
+
+def write(root: Path, split: str, out: Path) -> list[str]:
+    """Write the sequences of a DAVIS-2016 split to `out`; their names. InputError if `out` has pictures already."""
+    if any((out / "JPEGImages").glob("480p/*/*")):
+        raise InputError(f"{out}: found pictures in it; expected a new folder")
+    _, names = davis.find_split(root, split, 2016)
+    for name in names:
+        sequence = davis.open_sequence(root, name)
+        sequence.counted()  # every picture has its annotation
+        for part, files in (("JPEGImages", sequence.files), ("Annotations", list(sequence.annotations.values()))):
+            folder = out / part / "480p" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, path in enumerate(reversed(files)):
+                write_file(folder / f"{i:05d}{path.suffix}", path.read_bytes())
+    (out / "ImageSets/2016").mkdir(parents=True, exist_ok=True)
+    write_file(out / f"ImageSets/2016/{split}.txt", ("\n".join(names) + "\n").encode())
+    return names
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--davis", type=Path, required=True)
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        print(f"{args.out}: {', '.join(write(args.davis, args.split, args.out))}")
+    except (InputError, OSError) as error:
+        return fail(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
