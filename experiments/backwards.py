@@ -3,7 +3,7 @@
     python -m experiments.backwards --davis DAVIS --split dev --out backwards
     python -m experiments.ablation --davis backwards --split dev --year 2016 --model run --out ablation
 
-What goes away comes near, what turns its back shows its face first, and what is new in the picture are other things. OUT has the
+What goes away comes near, what turns its back shows its face first, and other things are new in the picture. OUT has the
 same files under the names of the other direction. For sequences of which every frame is annotated.
 """
 

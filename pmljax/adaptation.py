@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
 from pmljax.memory import SPARSE, around, cells_kept, choose, further
-from pmljax.references import References
+from pmljax.references import References, places
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
 
@@ -51,7 +51,8 @@ class Adaptation:
     memory: int = 0
     """Of how many frames some cells are remembered longer: the last so many of every fifth (`pmljax/memory.py`)."""
     bound: float | None = None
-    """The largest distance to the nearest reference with which a pixel still joins. None: any."""
+    """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
+    those, FURTHER: without it .005 less, experiments/README.md). None: any."""
     drift: float | None = None
     """The largest distance to the nearest of the user's own rows with which it does: from frame to frame labels may
     wander, but not away from everything that the user marked. None: any."""
@@ -191,10 +192,8 @@ def adapt(
     cells = y * x
     if not adaptation.frames:
         return references
-    share, joins = (
-        shares,
-        _near(found.neighbours.distances[:, 0], adaptation.bound) & _near(found.away, adaptation.drift),
-    )
+    share, nearest_of_all = shares, found.neighbours.distances[:, 0]
+    joins = _near(nearest_of_all, adaptation.bound) & _near(found.away, adaptation.drift)
     if adaptation.rule == "unanimous":
         share, agreed = _unanimous(found.neighbours, references.share)
         joins &= agreed
@@ -202,9 +201,7 @@ def adapt(
         joins &= _inside(shares.argmax(-1).reshape(y, x), adaptation.erosion).ravel()
     begin = references.valid.shape[0] - adaptation.ring(cells)
     at = begin + leaving(references.place[begin : begin + adaptation.frames * cells : cells, 0], adaptation) * cells
-    place = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).astype(jnp.int32)
-    place = jnp.concatenate([jnp.broadcast_to(index, (cells, 1)), place.reshape(-1, 2)], -1)
-    written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": place}
+    written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": places(index, y, x)}
     references = _put(references, written, at, None if adaptation.every == 1 else index % adaptation.every == 0)
     if not adaptation.memory:
         return references

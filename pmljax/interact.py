@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 
 from pmljax.answers import Answer, cell_labels, filled, power, updated, votes, weighing_of, weights_of
 from pmljax.config import ShortSide
-from pmljax.embedded import CHUNK, LENGTH, Video, embed_video
+from pmljax.embedded import CHUNK, LENGTH, MEMORY, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
 from pmljax.inputs import PLACED, Edit, checked, read_edits, to_lines
@@ -62,7 +62,7 @@ class Session:
         temperature: float | None = None,
         size: ShortSide | Literal["preset"] = "preset",
         cache: Path | str | None = "",
-        memory: int = 1 << 30,
+        memory: int = MEMORY,
         advance: Callable[[], object] = lambda: None,
     ):
         if k is None and temperature is not None:

@@ -57,9 +57,9 @@ class Preset:
 
 
 _SOLVER = BilateralConfig(smoothness=8.0)
-ENLARGED = (480, 480)
-_MEMORY = Preset(
-    size=ENLARGED,
+LINES = (480, 480)
+_ADAPTED = Preset(
+    size=LINES,
     k=10,
     hard=False,
     temperature=0.15,
@@ -69,11 +69,15 @@ _MEMORY = Preset(
     solver=replace(_SOLVER, tolerance=1e-3),
 )
 PRESETS = {
-    "plain": Preset(size=ENLARGED),
-    "default": _MEMORY,
+    "plain": Preset(size=LINES),
+    "default": _ADAPTED,
     # 640 lines: finer cells, of which more are as far.
     "best": replace(
-        _MEMORY, adaptation=replace(_MEMORY.adaptation, window=12, reach=12), solver=_SOLVER, flip=True, size=(640, 640)
+        _ADAPTED,
+        adaptation=replace(_ADAPTED.adaptation, window=12, reach=12),
+        solver=_SOLVER,
+        flip=True,
+        size=(640, 640),
     ),
     "paper": Preset(majority=True, adaptation=Adaptation(frames=5, rule="unanimous"), solver=BilateralConfig()),
 }

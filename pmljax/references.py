@@ -70,11 +70,14 @@ def reference_rows(
     label = share.argmax(-1)
     if hard:
         share = jax.nn.one_hot(label, share.shape[-1], dtype=share.dtype)
-    place = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).astype(jnp.int32)
-    frame_index = jnp.broadcast_to(jnp.asarray(index, jnp.int32), (y, x, 1))
-    place = jnp.concatenate([frame_index, place], -1).reshape(y * x, 3)
     valid = valid.ravel() & (~jnp.asarray(late) | (label > 0))
-    return References(embedding.reshape(y * x, -1), share, valid, place, ids)
+    return References(embedding.reshape(y * x, -1), share, valid, places(index, y, x), ids)
+
+
+def places(index: Int[Array, ""] | int, y: int, x: int) -> Int[Array, "q 3"]:
+    """(frame, row, column) of every cell of the frame `index`, row by row."""
+    cell = jnp.stack(jnp.meshgrid(jnp.arange(y), jnp.arange(x), indexing="ij"), -1).reshape(-1, 2).astype(jnp.int32)
+    return jnp.concatenate([jnp.broadcast_to(jnp.asarray(index, jnp.int32), (y * x, 1)), cell], -1)
 
 
 def keep_thin_objects(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16, Int32, UInt8
 
+from pmljax.answers import power
 from pmljax.embedded import CHUNK, LENGTH, Embedded
 from pmljax.interact import Session
 
@@ -100,14 +101,10 @@ def margins(session: Session, frame: int, every: int = 1) -> Float[np.ndarray, "
     chunk, f = divmod(frame, CHUNK)
     queries = session.embedded.chunk(chunk)
     at = (f * session.embedded.cells + cells.ravel()).astype(np.int32)
-    best = _nearest_of_each(queries, at, rows[chosen], columns, np.zeros(_power(len(ids)), np.int32))
+    best = _nearest_of_each(queries, at, rows[chosen], columns, np.zeros(power(len(ids), 1), np.int32))
     two = np.sqrt(np.partition(np.asarray(best), 1, axis=-1)[:, :2])
     sure = 1 - two[:, 0] / np.maximum(two[:, 1], 1e-9)
     return np.where(two[:, 1] > 0, sure, 0).astype(np.float32).reshape(cells.shape)
-
-
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 @jax.jit

@@ -63,7 +63,7 @@ ARROWS = {
     "answers": {"retrieval"},
     "scribbles": {"inputs"},
     "editlog": {"inputs"},
-    "views": {"embedded", "interact"},
+    "views": {"answers", "embedded", "interact"},
     "page": {"data", "editlog", "inputs", "interact", "labels", "page", "scribbles", "views"},
     "annotating": {"data", "editlog", "interact", "page", "segmenting", "terminal", "weights"},
     "interact": {
