@@ -39,6 +39,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         raise AttributeError(f"module 'pmljax' has no attribute {name!r}")
-    from importlib.metadata import version  # asked for seldom, and not there where only the folder is on the path
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("pmljax")
+    try:
+        return version("pmljax")
+    except PackageNotFoundError:  # where only the folder is on the path
+        raise AttributeError("pmljax is not installed, so it has no __version__") from None

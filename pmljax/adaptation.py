@@ -27,7 +27,8 @@ from pmljax.separation import separating
 APART = 4  # every how many-th frame is kept longer: beside 8 and 16 the best of what was tried (experiments/README.md)
 LOST = 10  # a label with fewer than one in so many of the cells that the user marked is not followed but looked for
 TRACE = 0.1  # less than that share of a cell is not made the whole of it
-ELSEWHERE = 4  # nor one that has so many times as much out of reach as within: there it is, and here a remnant
+ELSEWHERE = 4  # nor one that has so many times as much out of reach as within: there it is, and here a remnant,
+REMNANT = 2  # if it has so many times as much as each of the last frames had: look-alikes wait while it is covered for a moment
 SOLID = 3  # a place where a label was is one with so many of its nine cells: from specks nothing spreads
 TILE = 16_384  # the user's cells of a mask at 480 lines and the memory's at once: .078 s, in two .104 (experiments/README.md)
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
@@ -49,7 +50,8 @@ class Adaptation:
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
     ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
     memory: int = 0
-    """Of how many frames some cells are remembered longer: the last so many of every fifth (`pmljax/memory.py`)."""
+    """Of how many frames some cells are remembered longer: the last so many of every fifth in which anything that is followed
+    is in sight (`pmljax/memory.py`)."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -149,7 +151,8 @@ def within_reach(
     index: of the frame.  Where a label was: in the frames of the ring, older ones too, each cell's largest, and what the user
     marked on the last `frames`·`every` frames; specks do not count (`_solid`). Where no recent mask has it, it is lost, and may
     come back anywhere: when no frame of the ring has a tenth (LOST) of the cells that it has in the largest of the user's
-    masks, or when this frame has that many out of reach, and less than a quarter of those (ELSEWHERE) within.
+    masks, or when this frame has that many out of reach, less than a quarter of those (ELSEWHERE) within, and none of the last
+    frames had half of them (REMNANT).
     """
     if adaptation.reach is None or not adaptation.frames:
         return shares
@@ -165,13 +168,16 @@ def within_reach(
 
     masks = marked[: begin // (y * x) * y * x].reshape(-1, y * x, o)  # one after the other, as they were given
     most = masks.sum(1, dtype=jnp.int32).max(0)
-    near = around(_solid((ring.any(0) | recent).reshape(y, x, o)), adaptation.reach).reshape(-1, o)
+    was = jax.vmap(_solid)(ring.reshape(-1, y, x, o)).any(0) | _solid(recent.reshape(y, x, o))
+    near = around(was, adaptation.reach).reshape(-1, o)
     voted = jax.nn.one_hot(shares.argmax(-1), o, dtype=bool)
     within, beyond = ((voted & where).sum(0, dtype=jnp.int32) for where in (near, ~near))
-    lost = (LOST * ring.sum(1, dtype=jnp.int32).max(0) < most) | (
-        (ELSEWHERE * within < beyond) & (LOST * beyond > most)
-    )
-    lost &= ~recent.any(0)
+    had = ring.sum(1, dtype=jnp.int32)
+    frame = references.place[after : after + adaptation.frames * y * x : y * x, 0]
+    newest = frame >= index - (adaptation.frames - adaptation.older) * adaptation.every
+    lately = jnp.where(newest[:, None], had, 0).max(0)
+    elsewhere = (ELSEWHERE * within < beyond) & (REMNANT * lately < beyond) & (LOST * beyond > most)
+    lost = ((LOST * had.max(0) < most) | elsewhere) & ~recent.any(0)
     kept = jnp.where(near | lost.at[0].set(True)[None], shares, 0)  # the background may be anywhere
     given, left = shares.sum(-1), kept.sum(-1)
     enough = left > TRACE * given
@@ -209,7 +215,7 @@ def adapt(
     rows = {name: column[cell] for name, column in written.items()} | {"valid": valid}
     apart = SPARSE * adaptation.every
     at = references.valid.shape[0] - adaptation.rows(cells) + index // apart % adaptation.memory * cells_kept(cells)
-    # Where what is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
+    # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
     there = jax.lax.dynamic_slice_in_dim(references.valid, at, cells_kept(cells)).sum(dtype=jnp.int32)
     return _put(references, rows, at, (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= there))
 
@@ -254,7 +260,7 @@ def withdraw(references: References, frame: Int[Array, ""] | int, cells: int, ad
 
 def _solid(where: Bool[Array, "y x o"]) -> Bool[Array, "y x o"]:
     """Without the cells that have fewer than SOLID such in the three by three around them; a label that has no others stays."""
-    count = jax.lax.reduce_window(where.astype(jnp.int32), 0, jax.lax.add, (3, 3, 1), (1, 1, 1), "same")
+    count = jax.lax.reduce_window(where.astype(jnp.int8), jnp.int8(0), jax.lax.add, (3, 3, 1), (1, 1, 1), "same")
     solid = where & (count >= SOLID)
     return jnp.where(solid.any((0, 1)), solid, where)
 

@@ -72,14 +72,14 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
     if wrong and "video" not in found:
         raise InputError(
             f"{path}: found no edit log, whose first line says of which video it is; expected edits.jsonl of `pmljax"
-            " annotate` (of other inputs, --clicks)"
+            " annotate`; a file of clicks goes with --clicks of `pmljax segment`"
         )
     if wrong:
         what = {"video": "another video", "weights": "another model"}.get(wrong, f"another {wrong}")
         same = "no --neighbours, so that it goes on with its own," if wrong in ("k", "temperature") else "the same,"
         raise InputError(
             f"{path}: this log is of {what} ({wrong}: found {json.dumps(found.get(wrong))[:80]}, now"
-            f" {json.dumps(header[wrong])}); expected {same} or another log (of `pmljax annotate`, another --out)"
+            f" {json.dumps(header[wrong])}); expected {same} or another log (`pmljax annotate --out` begins one)"
         )
     return [from_json(item, f"{path}: line {i}") for i, item in enumerate(items[1:], 2)], whole, notice
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-SPARSE = 5  # every how many-th frame that joins something is kept of; what is older than the slots for them hold is forgotten
+SPARSE = 5  # every how many-th frame is kept of; what is older than the slots for them hold makes room for it
 CELLS = 512  # of each, at most
 PRESENT = 0.1  # an object is in a cell that has as much of it
 AROUND = 2  # cells around those: what is kept tells the object from what is beside it

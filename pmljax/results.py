@@ -37,7 +37,7 @@ from pmljax.weights.bundled import fingerprint
 
 Overlay = Literal["mp4", "gif", "none"]
 OVERLAYS = ("mp4", "gif")
-FORMAT = 1
+FORMAT = 2  # of run.json, and of the rules by which a preset labels: raised when labels change, as runs are continued
 
 
 class Summary(NamedTuple):
@@ -85,7 +85,10 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
         index, end = frames.index(path.stem), frames.chosen.stop
         if index is None or frames.place(index) is not None or (end is not None and index >= end):
             continue
-        lost = [i for i in object_ids(read_labels(path, ids=ids)) if i not in known]
+        try:
+            lost = [i for i in object_ids(read_labels(path, ids=ids)) if i not in known]
+        except InputError:  # of no use to anybody, and not asked for
+            continue
         if lost:
             return f"{path}: object {lost[0]} is in no mask of a chosen frame, and is left out"
     return ""
@@ -167,8 +170,8 @@ def _write(
     """labels_of: (the stream of (number, image), indices that need not be computed) → labels of every frame, or None."""
     begin = time.monotonic()
     record = _inspect(out, identity, _chosen(frames), [frames.path, *inputs], overwrite)
-    there = (p for p in out.glob("*.png") if p.stat().st_size) if record else ()  # an empty one is none of ours
-    done = {p.stem for p in there if frames.position(p.stem) is not None}
+    there = (p for p in out.glob("*.png") if frames.position(p.stem) is not None) if record else ()
+    done = {p.stem for p in there if p.is_file() and p.stat().st_size}  # an empty one is none of ours
     pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
     if record and record["finished"] and len(done) >= record["frames"] and all((out / p).is_file() for p in pictures):
         return Summary(record["frames"], 0, time.monotonic() - begin)
@@ -254,10 +257,6 @@ def _inspect(
         before, _ = dict(record["identity"]), (record["finished"], record["frames"])
     except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or no text
         raise InputError(f"{run}: found no record of a run; --overwrite starts anew") from None
-    if (
-        isinstance(before.get("preset"), dict) and "preset" in identity
-    ):  # one of before a part of it was there had it off
-        before["preset"] = _completed(before["preset"], dataclasses.asdict(Preset()))
     changed = [k for k in identity if json.loads(json.dumps(identity[k])) != before.get(k)]
     if changed:
         where = differing(changed[0], before.get(changed[0]), json.loads(json.dumps(identity[changed[0]])))
@@ -267,15 +266,6 @@ def _inspect(
             f"{out}: begun with another {', '.join(changed)} ({where}); expected the same, another --out, or --overwrite"
         )
     return record
-
-
-def _completed(preset: dict[str, Any], off: dict[str, Any]) -> dict[str, Any]:
-    """A preset as a record has it, with what `off`, the preset of no option, has besides."""
-    kept = {
-        k: _completed(v, off[k]) if isinstance(v, dict) and isinstance(off.get(k), dict) else v
-        for k, v in preset.items()
-    }
-    return json.loads(json.dumps(off)) | kept
 
 
 def _claim(out: Path, identity: dict[str, object], frames: Frames, overwrite: bool) -> None:

@@ -29,13 +29,15 @@ class Computing:
     """Precision of the network. Distances are float32 in any case."""
     size: str | None = None
     """Short side of the frames inside; labels come back at full size. A number: smaller ones are enlarged to it, at most
-    twice. `full`: as they are. By default 480 (of the best preset 640); smaller ones are enlarged, but not for `color` or
-    with the paper's preset."""
+    twice. `full`: as they are. By default 480; smaller ones are enlarged, but not for `color`."""
     seed: int = 0
     """Of the weights of random:NAME."""
 
     def prepare(self):
         """(model, preset) on the device asked for."""
+        return self.prepared("default")
+
+    def prepared(self, name: str):
         from pmljax.presets import preset_of
         from pmljax.weights import load
 
@@ -45,11 +47,8 @@ class Computing:
             raise InputError(f"--size {self.size}: expected a number of pixels from 8 up, or full")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed {self.seed}: expected 0…{2**32 - 1}")
-        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name, False)]
-        if len(chosen) > 1:
-            raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
         model = load(self.model, dtype=self.dtype, seed=self.seed)
-        preset = preset_of(model.config, *chosen)
+        preset = preset_of(model.config, name)
         if size is None:
             return model, preset
         return model, dataclasses.replace(preset, size=None if size == "full" else (int(size), int(size)))
@@ -62,9 +61,17 @@ class Inference(Computing):
     plain: bool = False
     """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
     best: bool = False
-    """The best measured inference at any speed, instead of the default."""
+    """The best measured inference at any speed, instead of the default; frames of 640 lines inside."""
     paper: bool = False
-    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver."""
+    """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver; small
+    frames are not enlarged."""
+
+    def prepare(self):
+        """(model, preset) on the device asked for."""
+        chosen = [name for name in ("plain", "best", "paper") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"found {' and '.join('--' + name for name in chosen)}; expected one of them at most")
+        return self.prepared(*chosen or ["default"])
 
 
 def vote_rule(neighbours: int | None, log: Path | None, config: Any) -> tuple[int, float | None]:
