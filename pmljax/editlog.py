@@ -79,7 +79,7 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
         same = "no --neighbours, so that it goes on with its own," if wrong in ("k", "temperature") else "the same,"
         raise InputError(
             f"{path}: this log is of {what} ({wrong}: found {json.dumps(found.get(wrong))[:80]}, now"
-            f" {json.dumps(header[wrong])}); expected {same} or another log (`pmljax annotate --out` begins one)"
+            f" {json.dumps(header[wrong])}); expected {same} or another --out of `pmljax annotate`"
         )
     return [from_json(item, f"{path}: line {i}") for i, item in enumerate(items[1:], 2)], whole, notice
 

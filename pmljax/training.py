@@ -201,7 +201,7 @@ class Train:
             given = f"--minutes {self.minutes}" + (
                 "" if self.changes.steps is None else f" --steps {self.changes.steps}"
             )
-            raise InputError(f"{given}: expected more than 0, and --steps or --minutes, not both")
+            raise InputError(f"{given}: expected one of them, --minutes or --steps, and more than 0")
         batches, describe = (self._resident if self.resident else self._read)(config, sources, weights)
         if (self.out / MODEL).is_file():
             raise InputError(
