@@ -38,6 +38,7 @@ class Computing:
         return self.prepared("default")
 
     def prepared(self, name: str):
+        """`prepare` with the preset `name`."""
         from pmljax.presets import preset_of
         from pmljax.weights import load
 

@@ -35,7 +35,7 @@ class Pictures:
 
     def labels(self, i: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         """The labels of picture i, whose size (h, w) is `size`; InputError if theirs is another."""
-        raise NotImplementedError
+        raise NotImplementedError  # each layout has its own: VocPictures, CocoPictures
 
     def read(self, i: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """Picture i and its labels, at full size."""
