@@ -16,7 +16,7 @@ from pathlib import Path
 from pmljax.data import davis
 from pmljax.errors import InputError
 from pmljax.files import write_file
-from pmljax.terminal import fail
+from pmljax.terminal import status
 
 
 def write(root: Path, split: str, out: Path) -> list[str]:
@@ -43,11 +43,7 @@ def main() -> int:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    try:
-        print(f"{args.out}: {', '.join(write(args.davis, args.split, args.out))}")
-    except (InputError, OSError) as error:
-        return fail(str(error))
-    return 0
+    return status(lambda: print(f"{args.out}: {', '.join(write(args.davis, args.split, args.out))}"))
 
 
 if __name__ == "__main__":

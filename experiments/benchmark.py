@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark --out benchmark                                # everything
     python -m experiments.benchmark --out benchmark --rows retrieval solver        # some groups; the others stay
-    python -m experiments.benchmark --out gpu --rounds 20 \
+    python -m experiments.benchmark --out gpu --rounds 20 \\
         --only "101.*(batch 8|1 object) .bf|6,588 × 6,588, D 128, k 5"             # three of them: a GPU's bars, in minutes
     python -m experiments.benchmark --quick                                        # sizes that measure nothing: does it run?
 

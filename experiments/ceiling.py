@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from pmljax.labels import VOID, encode_labels, grow_matrix, object_ids, read_lab
 from pmljax.metrics import frame_scores
 from pmljax.preprocess import apply_axes
 from pmljax.resnet import grid_size
-from pmljax.terminal import progress
+from pmljax.terminal import progress, status
 
 WAYS = (
     "hard, nearest cell",
@@ -116,4 +117,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     keep_memory()
-    main()
+    sys.exit(status(main))

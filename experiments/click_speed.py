@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from pmljax.data.sources import open_frames
 from pmljax.device import Device, keep_memory, use_device
 from pmljax.files import write_file
 from pmljax.interact import Session
+from pmljax.terminal import status
 from pmljax.weights import load
 
 
@@ -107,4 +109,5 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     keep_memory()
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

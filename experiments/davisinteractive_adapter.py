@@ -46,7 +46,7 @@ from pmljax.interact import Session
 from pmljax.labels import VOID, encode_labels
 from pmljax.model import Model
 from pmljax.scribbles import davis_scribbles, to_davis
-from pmljax.terminal import fail
+from pmljax.terminal import status
 from pmljax.weights import load
 
 SETS = (1, 2, 3)  # of scribbles a sequence
@@ -203,11 +203,7 @@ def main() -> int:
     parser.add_argument("--made-from", type=Path, help="a DAVIS root of which --davis-root is made first")
     parser.add_argument("--out", type=Path, default=Path("davisinteractive"))
     args = parser.parse_args()
-    try:
-        print(json.dumps(evaluate(args), indent=1, default=float))
-    except InputError as error:
-        return fail(str(error))
-    return 0
+    return status(lambda: print(json.dumps(evaluate(args), indent=1, default=float)))
 
 
 if __name__ == "__main__":

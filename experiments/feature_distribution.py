@@ -1,7 +1,8 @@
 """How the embeddings of a video lie: references and queries in the plane, and a video in the colours of its embeddings.
 
     python -m experiments.feature_distribution clip.mp4 --mask first.png --model MODEL --frame 20 --out features
-    python -m experiments.feature_distribution DAVIS/JPEGImages/480p/dog --mask DAVIS/Annotations/480p/dog/00000.png …
+    python -m experiments.feature_distribution DAVIS/JPEGImages/480p/dog --mask DAVIS/Annotations/480p/dog/00000.png \\
+        --model MODEL --frame 20 --out features
 
 As the paper draws its "pixel-wise feature distribution": the cells of the first frame (references, coloured by the mask's
 labels) and of another frame (queries, coloured by the labels they get from them) projected to the plane, by principal
@@ -33,7 +34,7 @@ from pmljax.presets import PRESETS
 from pmljax.references import both_axes
 from pmljax.results import read_masks
 from pmljax.segment import label_embedding, start
-from pmljax.terminal import fail, progress
+from pmljax.terminal import progress, status
 from pmljax.weights import load
 
 PRESET = PRESETS["plain"]
@@ -115,11 +116,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("features"))
     args = parser.parse_args()
-    try:
-        draw(args)
-    except InputError as error:
-        return fail(str(error))
-    return 0
+    return status(lambda: draw(args))
 
 
 def draw(args: argparse.Namespace) -> None:

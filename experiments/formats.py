@@ -9,6 +9,7 @@ mean J of its labels against the folder's, the first frame (the mask itself) lef
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pmljax
 from pmljax.data.video import VideoWriter
 from pmljax.labels import object_ids
 from pmljax.metrics import jaccard
+from pmljax.terminal import status
 
 # (name, codec, pixel format, quality factor of x264)
 ENCODINGS = (
@@ -77,4 +79,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

@@ -9,6 +9,7 @@ rows search the same embeddings. "label" is `label_embedding`: search, vote, gro
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pmljax.files import write_file
 from pmljax.model import at_stride, embed
 from pmljax.presets import preset_of
 from pmljax.segment import label_embedding, segment_frame, start, step
+from pmljax.terminal import status
 from pmljax.weights import load
 
 OBJECTS = (1, 3, 10)
@@ -96,4 +98,5 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     keep_memory()
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

@@ -1,6 +1,6 @@
 """How good do labels become with each click? A simulated user on any DAVIS root, J and F after every interaction.
 
-    python -m experiments.interactive --davis DAVIS --split dev --model MODEL [--model MODEL2 …] --interactions 10 \
+    python -m experiments.interactive --davis DAVIS --split dev --model MODEL [--model MODEL2 …] --interactions 10 \\
         --kind clicks|scribbles --frame worst|current --seeds 3 --out interactive
 
 Clicks: one interaction is one click, that of a label it brings up too. The first falls well inside the largest part of an
@@ -51,7 +51,7 @@ from pmljax.interact import Session
 from pmljax.labels import VOID, check_labels, object_ids, read_labels
 from pmljax.metrics import frame_scores
 from pmljax.model import Model
-from pmljax.terminal import fail, progress
+from pmljax.terminal import progress, status
 from pmljax.weights import load
 from pmljax.weights.bundled import fingerprint
 
@@ -279,11 +279,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="of the frames, those that are scored and looked at")
     parser.add_argument("--out", type=Path, default=Path("interactive"))
     args = parser.parse_args()
-    try:
-        print(evaluate(args))
-    except InputError as error:
-        return fail(str(error))
-    return 0
+    return status(lambda: print(evaluate(args)))
 
 
 def evaluate(args: argparse.Namespace) -> str:

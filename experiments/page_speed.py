@@ -12,6 +12,7 @@ drawn; "all frames" counts from there. Medians over the clicks, the first four l
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from experiments.page_drive import browser, resident, served
 from pmljax.data.synthetic import clip
 from pmljax.data.video import VideoWriter
 from pmljax.files import write_file
+from pmljax.terminal import status
 
 WATCH = """
 window.watched = {};
@@ -115,4 +117,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

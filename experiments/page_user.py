@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from pmljax.files import write_file
 from pmljax.interact import Session
 from pmljax.metrics import frame_scores
 from pmljax.page.wire import labels_of, packets
+from pmljax.terminal import status
 from pmljax.weights import load
 
 
@@ -99,4 +101,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

@@ -25,7 +25,7 @@ from pmljax.data.images import read_image
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labels import VOID, encode_labels, read_labels
-from pmljax.terminal import fail, progress
+from pmljax.terminal import progress, status
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,7 @@ def main() -> int:
     parser.add_argument("--davis", type=Path, required=True, help="a DAVIS root with the sequences of the clips")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    try:
-        write(args.davis, args.out)
-    except (InputError, OSError) as error:
-        return fail(str(error))
-    return 0
+    return status(lambda: write(args.davis, args.out))
 
 
 if __name__ == "__main__":

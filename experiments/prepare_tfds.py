@@ -19,6 +19,7 @@ from typing import Any
 import tyro
 
 from pmljax.errors import InputError
+from pmljax.terminal import status
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Config))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

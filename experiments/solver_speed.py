@@ -13,6 +13,7 @@ objects one after the other. OpenCV rounds Y, U and V to whole numbers before it
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import tyro
 from pmljax import bilateral
 from pmljax.bilateral import DEFAULT, BilateralConfig, find_vertices, smoothness_of, solve, splat
 from pmljax.confidence import near_border
+from pmljax.terminal import status
 
 OBJECTS = (1, 3, 10)
 
@@ -160,4 +162,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    sys.exit(status(lambda: main(config)))

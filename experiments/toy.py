@@ -4,7 +4,7 @@
 
 Trains a small network on made clips (`pmljax.data.synthetic`) and scores it on clips of other keys beside `color`, which
 is all that a network without training is worth less than. Writes OUT/run (checkpoints, log, loss.png) and OUT/toy.json;
-exit status 1 where the trained network is not clearly better: CI runs it. About four minutes on two cores.
+exit status 1 where the trained network is not clearly better: `.ci/run --all` runs it. About four minutes on two cores.
 """
 
 from __future__ import annotations

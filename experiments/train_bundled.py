@@ -6,7 +6,7 @@
     python -m experiments.train_bundled --third bundled/third --davis DAVIS --score val --out bundled
     python -m experiments.train_bundled --tiny --out tiny        # every stage on made clips, in two minutes
 
-The first of these made the released model, with `first` from `--split fit`, where its presets were chosen.
+The first of these is the released model's recipe, `first` being a run on `--split fit` (how it was run: experiments/README.md).
 Stages, each of which goes on where it was stopped; STAGES has the steps of each, the shares of its sources, and its options:
   first   from random weights → OUT/first; `--first RUN` names one that there is
   second  of recipe `small` alone: the same network goes on, with every frame as anchors in turn → OUT/second;

@@ -22,7 +22,7 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
-from pmljax.terminal import fail, progress, show, text_table
+from pmljax.terminal import note, progress, show, status, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT, SHA256
 
@@ -244,13 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config=(FlagCreatePairsOff,),
     )
     try:
-        command.run()
-    except InputError as error:
-        return fail(str(error))
-    except OSError as error:
-        what = f"cannot be read or written ({error.strerror or error})"
-        return fail(f"{error.filename or 'a file'}: {what}; expected a place with room and rights")
+        return status(command.run)
     except KeyboardInterrupt:
-        print("pmljax: stopped; the same command continues", file=sys.stderr)
+        note("stopped; the same command continues")
         return 130
-    return 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from pmljax.errors import InputError
 from pmljax.metrics import COLUMNS
 
 SCORES = ("J&F", "mean IoU")  # of a validation during training
@@ -84,3 +85,15 @@ def fail(message: str) -> int:
     """Print an error as one line on standard error; returns exit status 2."""
     note(message)
     return 2
+
+
+def status(run: Callable[[], object]) -> int:
+    """The exit status of `run()`: bad input, and a file that cannot be read or written, are one line and 2."""
+    try:
+        run()
+    except InputError as error:
+        return fail(str(error))
+    except OSError as error:
+        what = f"cannot be read or written ({error.strerror or error})"
+        return fail(f"{error.filename or 'a file'}: {what}; expected a place with room and rights")
+    return 0

@@ -10,6 +10,7 @@ from PIL import Image
 from experiments import ablation
 from experiments.feature_distribution import Components, some
 from pmljax import metrics, segment
+from pmljax.errors import InputError
 from pmljax.labels import encode_labels
 from pmljax.model import create
 
@@ -89,3 +90,8 @@ def test_components_are_the_largest_singular_vectors(rng):
     assert colours.min() == 0 and colours.max() == 255 and 0.95 < ((colours > 0) & (colours < 255)).mean() < 1
     chosen = some(rng, np.array([0] * 50 + [7] * 5), 9)
     assert len(chosen) == 14 and (chosen >= 50).sum() == 5
+
+
+def test_names_that_no_row_has_are_refused():
+    with pytest.raises(InputError, match=r"--rows defualt, best of all: expected some of –, –; .*; default; best$"):
+        ablation.rows_of(create("color"), None, ["default", "defualt", "best of all"])
