@@ -9,6 +9,7 @@ Axes: `h w` image, `y x` grid, `d` embedding.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -65,7 +66,7 @@ def embed_ahead(
             # Waits here: what is only dispatched would be computed in its turn, after what the other thread dispatches.
             return jax.block_until_ready(embed_frame(model, frame, np.float32(number), preset=preset))
 
-    pool = ThreadPoolExecutor(1, "embed")
+    pool, ending = ThreadPoolExecutor(1, "embed"), sys.is_finalizing
     try:
         before, failure = None, None
         for index in itertools.count():
@@ -86,4 +87,5 @@ def embed_ahead(
         if failure is not None:
             raise failure
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not ending():  # of the interpreter, which stops the thread itself and takes away what the next line needs
+            pool.shutdown(cancel_futures=True)

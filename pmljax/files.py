@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,7 +18,8 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:  # name the file that was asked for
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long for the disk has none to remove
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:

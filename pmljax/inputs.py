@@ -76,8 +76,8 @@ class Edit:
 def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
     """The edit, its numbers Python's, its mask uint8; InputError where it does not fit a video of `frames` frames of `size`."""
     try:
-        numbers = {f: _whole(getattr(edit, f)) for f in ("frame", "label", "width", "ring", "target")}
-        points = tuple((_whole(y), _whole(x)) for y, x in edit.points)
+        numbers = {f: whole(getattr(edit, f)) for f in ("frame", "label", "width", "ring", "target")}
+        points = tuple((whole(y), whole(x)) for y, x in edit.points)
     except (TypeError, ValueError, OverflowError):
         found = {f: v for f, v in vars(edit).items() if f not in ("labels", "name")}
         raise InputError(f"{edit.op}: found {str(found)[:160]}, expected whole numbers") from None
@@ -94,8 +94,7 @@ def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
     if not 0 <= edit.label < VOID:
         raise InputError(f"{name}: found label {edit.label}, expected 0 (background) or an object's id, 1…254")
     if edit.op == "mask":
-        assert edit.labels is not None
-        return Edit("mask", edit.frame, labels=check_labels(edit.labels, name, size))
+        return Edit("mask", edit.frame, labels=check_labels(np.asarray(edit.labels), name, size))
     if not 1 <= edit.width <= 2 * max(size):
         raise InputError(f"{name}: found width {edit.width}, expected 1 or more pixels, up to {2 * max(size)}")
     if not 0 <= edit.ring <= max(size):
@@ -120,13 +119,12 @@ def from_json(item: Any, where: str = "input") -> Edit:
     if missing:
         raise InputError(f"{where}: found a {op} without {', '.join(missing)}, expected {', '.join(needed)}")
     try:
-        numbers = {f: _whole(item[f]) for f in needed if f not in ("points", "labels", "name") and f in item}
+        numbers = {f: whole(item[f]) for f in needed if f not in ("points", "labels", "name") and f in item}
         if "points" in needed:
-            points = tuple((_whole(y), _whole(x)) for y, x in item["points"])
+            points = tuple((whole(y), whole(x)) for y, x in item["points"])
         else:
             flat = [numbers.pop(f) for f in ("y", "x", "top", "left", "bottom", "right") if f in numbers]
             points = tuple(zip(flat[::2], flat[1::2], strict=True))
-        mask = _mask_of(item["labels"]) if "labels" in needed else None
         if "name" in needed and not isinstance(item["name"], str):
             raise ValueError
     except (TypeError, ValueError, OverflowError, OSError):
@@ -134,6 +132,7 @@ def from_json(item: Any, where: str = "input") -> Edit:
             f"{where}: found {json.dumps(item)[:80]}, expected whole numbers in {', '.join(needed)}"
         ) from None
     numbers |= {"target": numbers.pop("input")} if "input" in numbers else {}
+    mask = _mask_of(item["labels"], where) if "labels" in needed else None
     return Edit(op, points=points, labels=mask, name=item["name"] if "name" in needed else "", **numbers)
 
 
@@ -152,19 +151,31 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _mask_of(text: str) -> np.ndarray:
+def _mask_of(text: Any, where: str) -> np.ndarray:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError
-            return np.array(image)
-    except Image.DecompressionBombError:
-        raise ValueError from None
+            if image.mode in ("P", "L"):
+                return np.array(image)
+            what = f"an image of mode {image.mode}"
+    except (TypeError, ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        what = f"no image ({error})"
+    raise InputError(
+        f"{where}: found {what} in labels, expected a PNG in base64, palette or grey, whose values are ids"
+    )
 
 
-def _whole(x: Any) -> int:
+def pairs(points: Any) -> tuple[tuple[Any, Any], ...]:
+    """The points (y, x) of a line; InputError for what are none."""
+    try:
+        return tuple((y, x) for y, x in points)
+    except (TypeError, ValueError):
+        raise InputError(f"points: found {str(points)[:80]}, expected pairs (y, x)") from None
+
+
+def whole(x: Any) -> int:
+    """`x` as an integer; TypeError, ValueError or OverflowError for what is none."""
     if isinstance(x, bool | np.bool_) or int(x) != x:
         raise ValueError
     return int(x)
@@ -174,7 +185,7 @@ def read_edits(path: Path) -> tuple[dict[str, Any] | None, list[tuple[str, Edit]
     """(the line that says which video they belong to, if there is one; the edits, each after where it stands, as errors name
     it) of a file of JSON lines or of one list."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # as Windows writes it
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected inputs, a JSON object a line") from None
     if text.lstrip().startswith("["):

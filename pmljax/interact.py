@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from pmljax.config import ShortSide
 from pmljax.embedded import CHUNK, LENGTH, MEMORY, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
-from pmljax.inputs import PLACED, Edit, checked, read_edits, to_lines
+from pmljax.inputs import PLACED, Edit, checked, pairs, read_edits, to_lines
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.marks import Grid, Marks, cells_of_mask, holding, left_of, no_marks, region, with_edit
 from pmljax.model import Model
@@ -69,15 +69,13 @@ class Session:
             raise InputError(f"temperature {temperature}: found no k; expected both or neither")
         if k is None:
             k, temperature = session_vote(model.config)
-        if not 1 <= k <= 50:
-            raise InputError(f"k {k}: expected 1…50")
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise InputError(f"temperature {temperature}: expected more than 0, or None")
+        preset = preset_of(model.config)
+        size = preset.size if size == "preset" else size
+        replace(preset, k=k, temperature=temperature, size=size)  # or InputError
         if not hasattr(video, "stamped"):
             raise InputError(
                 f"video: found {type(video).__name__}, expected pmljax.frames(PATH): a file or a folder of pictures"
             )
-        size = preset_of(model.config).size if size == "preset" else size
         folder = default_cache() if cache == "" else Path(cache) if cache else None
         self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
         config, self.size, self.k, self.temperature = model.config, video.size, k, temperature
@@ -111,7 +109,7 @@ class Session:
 
     def scribble(self, frame: int, points: Sequence[tuple[int, int]], label: int, width: int = 1) -> None:
         """The line through `points` (y, x), `width` pixels wide, has `label`."""
-        self.apply(Edit("scribble", frame, label, tuple((y, x) for y, x in points), width))
+        self.apply(Edit("scribble", frame, label, pairs(points), width))
 
     def box(self, frame: int, top: int, left: int, bottom: int, right: int, label: int) -> None:
         """All pixels of a rectangle, its corners included, have `label`."""
@@ -128,7 +126,7 @@ class Session:
 
     def erase(self, frame: int, points: Sequence[tuple[int, int]], width: int = 1) -> None:
         """Whatever was said about the pixels within the line is taken back."""
-        self.apply(Edit("erase", frame, 0, tuple((y, x) for y, x in points), width))
+        self.apply(Edit("erase", frame, 0, pairs(points), width))
 
     def clear(self) -> None:
         """All that was said is taken back, until `undo`."""

@@ -65,6 +65,7 @@ def check_labels(
         raise InputError(f"{name}: found label {wrong}, expected 0 (background), 1…{MAX_OBJECTS} (objects), 255 (void)")
     if objects and not ((labels > 0) & (labels < VOID)).any():
         what = "nothing but void" if high == VOID else "no object, every pixel is 0"
+        what += " and background (255 alone is void: an array has ids, such as labels > 0)" if 0 == low < high else ""
         raise InputError(f"{name}: found {what}; expected at least one pixel with an object's id (1…{MAX_OBJECTS})")
     return labels.astype(np.uint8)
 
@@ -89,9 +90,10 @@ def read_labels(path: str | Path, *, ids: bool = False) -> UInt8[np.ndarray, "h 
 
 
 def has_ids(path: str | Path) -> bool:
-    """Whether a mask is a grey one with other values than 0 and 255: what belongs with it has ids too."""
+    """Whether a mask has ids for certain: other grey values than 0 and 255, other indices of a palette than 0, 1 and 255.
+    What belongs with it has ids too."""
     mode, pixels = _decode(_bytes_of(path), str(path))
-    return mode == "L" and not set(np.unique(pixels)) <= {0, VOID}
+    return mode in "LP" and not set(np.unique(pixels)) <= ({0, VOID} if mode == "L" else {0, 1, VOID})
 
 
 def decode_labels(data: bytes, path: str = "mask", *, ids: bool = False) -> UInt8[np.ndarray, "h w"]:
@@ -126,6 +128,21 @@ def _bytes_of(path: str | Path) -> bytes:
         raise InputError(f"{path}: no such file; expected a mask (PNG)") from None
     except OSError as error:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
+
+
+def white_background(path: str | Path) -> bool:
+    """Whether a mask's palette shows 0, the background, as white, and all else that it uses as black: as programs write white
+    on black that count white first."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            colours = np.array(image.getpalette() or [0, 0, 0], np.uint8).reshape(-1, 3)
+            used = np.unique(np.array(image)) if image.mode == "P" else np.zeros(0, int)
+    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
+        return False
+    others = used[(used > 0) & (used < len(colours))]
+    return bool(len(others) and (colours[0] == 255).all() and not colours[others].any())
 
 
 def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:

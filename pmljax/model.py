@@ -139,6 +139,8 @@ def embed_stages(
     config = model.config
     if frames.dtype != np.uint8:
         raise InputError(f"frames: found {frames.dtype}, expected uint8 RGB 0…255, as decoded")
+    if len(frames.shape) != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise InputError(f"frames: found {list(frames.shape)}, expected RGB [b, h, w, 3] of one frame at least")
     images = preprocess(config, frames, short_side)
     size = (images.shape[1], images.shape[2])
     if not config.depth:

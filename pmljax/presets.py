@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from pmljax.adaptation import Adaptation
 from pmljax.bilateral import BilateralConfig
 from pmljax.config import ModelConfig, ShortSide
@@ -47,7 +49,7 @@ class Preset:
     def __post_init__(self):
         if self.metric not in ("l2", "cosine"):
             raise InputError(f"metric {self.metric}: expected l2 or cosine")
-        if not 1 <= self.k <= 50:
+        if not isinstance(self.k, int | np.integer) or not 1 <= self.k <= 50:
             raise InputError(f"k {self.k}: expected 1…50")
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InputError(f"temperature {self.temperature}: expected more than 0, or None")

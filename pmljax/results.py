@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +29,7 @@ from pmljax.errors import InputError, differing
 from pmljax.files import write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
-from pmljax.labels import VOID, check_labels, encode_labels, has_ids, object_ids, read_labels
+from pmljax.labels import VOID, check_labels, encode_labels, has_ids, object_ids, read_labels, white_background
 from pmljax.model import Model
 from pmljax.presets import Preset
 from pmljax.segment import segment
@@ -56,7 +56,7 @@ def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
             raise InputError(f"{folder}: found no pictures; expected masks named by their frames")
     elif len(paths) == 1:
         return {0: check_labels(read_labels(paths[0]), str(paths[0]), frames.size, objects=True)}
-    masks, ids = {}, any(has_ids(path) for path in paths)
+    masks, ids = {}, any_ids(paths)
     for path, name in zip(paths, one_name_each(paths[0].parent, (p.stem for p in paths)), strict=True):
         if frames.index(name) is None:
             raise InputError(f"{path}: no frame is named {name} in {frames.path}; expected masks named by their frame")
@@ -70,6 +70,15 @@ def read_masks(paths: list[Path], frames: Frames) -> dict[int, np.ndarray]:
     return masks
 
 
+def any_ids(paths: list[Path]) -> bool:
+    """Whether any of the masks has ids for certain (`has_ids`). One that cannot be read may not be asked for."""
+    for path in paths:
+        with suppress(InputError):
+            if has_ids(path):
+                return True
+    return False
+
+
 def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> str:
     """What `read_masks` left out that a user may miss, in words, "" if nothing: objects that only masks of frames before the
     last chosen one have which are not chosen, or one mask that has another frame's name."""
@@ -80,7 +89,7 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
         return f"{paths[0]}: taken for the first frame; by its name only where it is one of several, or in a folder"
     known = {i for mask in masks.values() for i in object_ids(mask)}
     paths = list_images(paths[0]) if len(paths) == 1 else paths
-    ids = any(has_ids(path) for path in paths)
+    ids = any_ids(paths)
     for path in paths:
         index, end = frames.index(path.stem), frames.chosen.stop
         if index is None or frames.place(index) is not None or (end is not None and index >= end):
@@ -92,6 +101,16 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
         if lost:
             return f"{path}: object {lost[0]} is in no mask of a chosen frame, and is left out"
     return ""
+
+
+def remarks(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> list[str]:
+    """What to say of how `read_masks` took the masks: what it left out, and a palette that looks like the opposite."""
+    files = list_images(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
+    white = next((path for path in files if white_background(path)), None)
+    said = (
+        [f"{white}: the white part, index 0 of the palette, is background, the black one the object"] if white else []
+    )
+    return [*said, missed] if (missed := left_out(paths, frames, masks)) else said
 
 
 def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:
@@ -169,7 +188,7 @@ def _write(
 ) -> Summary:
     """labels_of: (the stream of (number, image), indices that need not be computed) → labels of every frame, or None."""
     begin = time.monotonic()
-    record = _inspect(out, identity, _chosen(frames), [frames.path, *inputs], overwrite)
+    record = _inspect(out, identity, _chosen(frames), [frames.path, *frames.files, *inputs], overwrite)
     there = (p for p in out.glob("*.png") if frames.position(p.stem) is not None) if record else ()
     done = {p.stem for p in there if p.is_file() and p.stat().st_size}  # an empty one is none of ours
     pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
@@ -238,7 +257,10 @@ def _inspect(
         raise InputError(f"{out}: {there} is a file; expected a folder, or nothing, to write to")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{out}: {there} may not be written to; expected a folder that may")
-    for path in inputs:
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out}: a link to {out.readlink()}, which is not there; expected a folder, or nothing")
+    inside = (file for path in inputs if path.is_dir() for file in list_images(path))  # links may lead to `out`
+    for path in (*inputs, *inside):
         if out.resolve() in (path.resolve(), path.resolve().parent):
             raise InputError(f"{out}: this is where the input {path} is; expected another folder to write to")
     if overwrite or not out.is_dir():

@@ -53,8 +53,9 @@ def nearest(
     """The `k` nearest of `references` for each of `queries`: exact, with memory that does not grow with `r`.
 
     Returns `Neighbours`: distances and rows, `[q, k]`, inf and −1 where there are fewer than k. Half precision is made single
-    first. Squared lengths are below 1e29.  valid: which references count (all by default).  k: 1…50.  metric: "l2" (squared) or
-    "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple of 128, at most that many rows.
+    first.  valid: which references count (all by default); those with a squared length of 1e29 or more, or with NaN, never do.
+    k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple
+    of 128, at most that many rows.
     """
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
@@ -216,6 +217,7 @@ def _ranked(references: Float[Array, "... d"], valid: Bool[Array, "..."], metric
     The sum within the product saves two passes over all scores, a quarter of the time. Never −0, which would order
     before 0.
     """
+    valid = valid & (jnp.sum(references * references, -1) < FAR / 10)  # which NaN is not
     references = jnp.where(valid[..., None], references, 0)  # whatever stands there: NaN would reach every score
     if metric == "cosine":
         rows, own = -_directions(references), jnp.ones(references.shape[:-1], references.dtype)

@@ -7,27 +7,38 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pmljax.errors import InputError
-from pmljax.inputs import Edit
+from pmljax.inputs import Edit, whole
 
 
 def davis_scribbles(
-    path: Path, size: tuple[int, int], width: int = 1, place: Callable[[int], int | None] = lambda frame: frame
+    path: Path,
+    size: tuple[int, int],
+    width: int = 1,
+    place: Callable[[int], int | None] = lambda frame: frame,
+    count: int | None = None,
 ) -> list[Edit]:
     """The edits of a DAVIS scribble file: a list of paths a frame, x and y as shares of width − 1 and height − 1.
 
     place: of a frame of the file in the stream; None where it is not among those chosen, and its scribbles are left out.
+    count: of the video's frames, chosen or not, where it is known. InputError for scribbles on others, and for points outside.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         frames = data["scribbles"]
         edits = []
         for number, scribbles in enumerate(frames):
+            if scribbles and count is not None and number >= count:
+                raise InputError(
+                    f"{path}: found scribbles on frame {number}, expected 0…{count - 1}: of another video?"
+                )
             frame = place(number)
             for scribble in scribbles if frame is not None else ():
                 points = [(int(y * (size[0] - 1)), int(x * (size[1] - 1))) for x, y in scribble["path"]]
-                edits.append(Edit("scribble", frame or 0, int(scribble["object_id"]), tuple(points), width))
+                edits.append(Edit("scribble", frame or 0, whole(scribble["object_id"]), tuple(points), width))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a DAVIS scribble file") from None
+    except InputError:
+        raise
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise InputError(
             f"{path}: found no DAVIS scribbles; expected an object whose scribbles are a list a frame of path (pairs of x"

@@ -230,7 +230,7 @@ def segment(
     def stepped(index: int) -> bool:
         return index > first and (index not in skip or index in marks or preset.adaptation.frames > 0)
 
-    index, failure = 0, None
+    index, failure, size = 0, None, None
     with closing(embed_ahead(model, numbered, preset, stepped)) as stream:
         while True:
             try:
@@ -241,7 +241,9 @@ def segment(
                 failure = error
                 break
             if index < first:
-                out = np.zeros(frame.shape[:2], np.uint8)
+                _check_frame(frame, index, size)
+                size = frame.shape[:2]
+                out = np.zeros(size, np.uint8)
             elif state is None:
                 state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
                 out = check_labels(marks[index])
@@ -261,6 +263,8 @@ def segment(
         yield None if waiting is None else np.array(waiting)
     if failure is not None:
         raise failure
+    if not index:
+        raise InputError("frames: found none; expected one at least")
     if max(marks) >= index:
         raise InputError(f"labels: found a mask for frame {max(marks)}, expected 0…{index - 1}: the frames there are")
 

@@ -131,7 +131,7 @@ class Segment:
 
     def run(self) -> None:
         from pmljax.data.sources import open_frames
-        from pmljax.results import left_out, read_masks, segment_to
+        from pmljax.results import read_masks, remarks, segment_to
 
         ways = [n for n in ("mask", "clicks", "scribbles", "edits") if getattr(self, n)]
         if len(ways) != 1:
@@ -143,8 +143,8 @@ class Segment:
         if self.neighbours is not None:
             raise InputError(f"--neighbours {self.neighbours}: found with --mask; expected --clicks or --scribbles")
         masks = read_masks(self.mask, frames)
-        if missed := left_out(self.mask, frames, masks):
-            note(missed)
+        for remark in remarks(self.mask, frames, masks):
+            note(remark)
         model, preset = self.computing.prepare()
         with progress(f"segment {self.input.name}", frames.count) as advance:
             done = segment_to(
@@ -172,7 +172,9 @@ class Segment:
                 "--best, --paper: found with --clicks, --scribbles or --edits, which are plain retrieval; leave it out"
             )
         given = self.clicks or self.scribbles or self.edits
-        edits = davis_scribbles(self.scribbles, frames.size, place=frames.place) if self.scribbles else []
+        edits, whole = [], frames.total if frames.names is None else len(frames.names)
+        if self.scribbles:
+            edits = davis_scribbles(self.scribbles, frames.size, place=frames.place, count=whole)
         model, preset = self.computing.prepare()
         vote = vote_rule(self.neighbours, self.edits, model.config)
         if self.edits:
@@ -184,9 +186,14 @@ class Segment:
         if self.clicks:
             session.load(self.clicks)
         for edit in edits:
-            session.apply(edit)
+            try:
+                session.apply(edit)
+            except InputError as error:
+                raise InputError(f"{given}: {error}") from None
         if not session.edits:
             raise InputError(f"{given}: found no input on a chosen frame; expected one at least")
+        if not len(session.marked()[0]):
+            raise InputError(f"{given}: what was marked is taken back in the end; expected an input that holds")
         said = sorted({int(i) for i in session.marked()[1]})
         if len(said) == 1:
             what = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,11 +89,16 @@ def fail(message: str) -> int:
 
 
 def status(run: Callable[[], object]) -> int:
-    """The exit status of `run()`: bad input, and a file that cannot be read or written, are one line and 2."""
+    """The exit status of `run()`: bad input, and a file that cannot be read or written, are one line and 2. Where nobody reads
+    on what is printed (`| head`), the rest is not."""
     try:
         run()
+        sys.stdout.flush()
     except InputError as error:
         return fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python prints when it ends
+        return 1
     except OSError as error:
         what = f"cannot be read or written ({error.strerror or error})"
         return fail(f"{error.filename or 'a file'}: {what}; expected a place with room and rights")

@@ -535,6 +535,83 @@ def test_masks_that_are_left_out_are_said(made, tmp_path, capsys):
         assert status == 0 and (words in err and err.count("\n") == 1 if words else not err), (name, err)
 
 
+def test_a_mask_that_may_be_meant_the_other_way_round_is_said(segment, made, tmp_path):
+    mask = Image.fromarray(np.where(read_labels(made.mask) > 0, 255, 0).astype(np.uint8)).convert("RGB").quantize(2)
+    mask.save(tmp_path / "m.png")
+    white = np.array(mask.getpalette()).reshape(-1, 3)[0].tolist() == [255] * 3
+    status, _, err = segment(mask=tmp_path / "m.png")
+    assert white and status == 0 and "m.png: the white part, index 0 of the palette, is background" in err
+    assert err.count("\n") == 1 and set(np.unique(labels_of(tmp_path / "out"))) == {0, 1}
+
+
+def test_grey_masks_beside_a_palette_with_ids(segment, made, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    pmljax.save_labels(masks / "00000.png", np.where(made.truth[0] > 0, 2, 0))
+    Image.fromarray(np.where(made.truth[3] > 0, 255, 0).astype(np.uint8)).save(masks / "00003.png")
+    assert segment(mask=masks)[0] == 0  # 255 is void there, and says nothing
+    assert set(np.unique(labels_of(tmp_path / "out"))) == {0, 2}
+    (masks / "00006.png").write_text("no picture")
+    status, _, err = segment(made.folder, "--end", "5", mask=masks, out=tmp_path / "part")  # and was not asked for
+    assert status == 0 and not err
+
+
+def test_links_do_not_lead_into_the_folder_to_write_to(segment, made, tmp_path):
+    home, links = tmp_path / "home", tmp_path / "links"
+    home.mkdir()
+    links.mkdir()
+    for path in made.folder.iterdir():
+        (home / path.name).write_bytes(path.read_bytes())
+        (links / path.name).symlink_to(home / path.name)
+    for more, source, mask in (
+        ((), links, made.mask),
+        (("--overwrite",), links, made.mask),
+        (("--overwrite",), made.folder, links),
+    ):
+        status, _, err = segment(source, *more, mask=mask, out=home)
+        assert status == 2, err
+    assert all((home / p.name).read_bytes() == p.read_bytes() for p in made.folder.iterdir())
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    status, _, err = segment(out=tmp_path / "lost")
+    assert status == 2 and "lost: a link to" in err and err.count("\n") == 1
+
+
+def test_inputs_that_are_taken_back_or_outside(made, tmp_path, capsys):
+    clicks, scribbles = tmp_path / "c.jsonl", tmp_path / "s.json"
+    click = '{"op": "click", "frame": 0, "y": 5, "x": 5, "label": 1}\n'
+    line = {"path": [[1.5, 0.5]], "object_id": 1}
+    scribbles.write_text(json.dumps({"scribbles": [[line]]}))
+    given = ["segment", made.folder, *COLOR, "--out", tmp_path / "out"]
+    for text in (click + '{"op": "clear"}\n', click + '{"op": "erase", "frame": 0, "points": [[5, 5]], "width": 40}\n'):
+        clicks.write_text(text, encoding="utf-8-sig")
+        status, _, err = run(*given, "--clicks", clicks, capsys=capsys)
+        assert status == 2 and "c.jsonl: what was marked is taken back in the end" in err and err.count("\n") == 1
+    status, _, err = run(*given, "--scribbles", scribbles, capsys=capsys)
+    assert status == 2 and "s.json: scribble on frame 0: found the point" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_annotation_without_a_picture_is_told_before_the_work(root, tmp_path, capsys):
+    picture = sorted((root / "JPEGImages/480p/one").iterdir())[5]
+    whole = picture.read_bytes()
+    picture.unlink()
+    try:
+        status, _, err = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
+    finally:
+        picture.write_bytes(whole)
+    assert status == 2 and f"{picture.stem}.png: found no picture of that name" in err and not (tmp_path / "r").exists()
+
+
+def test_whoever_reads_the_output_may_stop_reading():
+    script = "import sys\nfrom pmljax.terminal import status\nsys.exit(status(lambda: print('x' * 10**6)))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout and process.stderr
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
+
+
 def test_evaluate_then_score(root, tmp_path, capsys):
     status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "two_1" in out and "Global" in out and "16 frames computed" in out

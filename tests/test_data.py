@@ -296,6 +296,42 @@ def test_a_video_that_was_cut_off_says_so_at_its_end(tmp_path, clip):
     assert len(list(open_frames(tmp_path / "cut.mp4", end=2))) == 2  # what is asked for is there
 
 
+@pytest.mark.parametrize(("name", "codec"), [("t.avi", "mpeg4"), ("t.mkv", "libx264"), ("t.webm", "libvpx")])
+def test_other_containers_that_were_cut_off(name, codec, tmp_path, rng):
+    path = write_video(tmp_path / name, rng.integers(0, 256, (24, 48, 64, 3), np.uint8), codec)
+    whole = path.read_bytes()
+    assert len(list(open_frames(path))) == 24
+    path.write_bytes(whole + b"trailer" * 9)
+    assert len(list(open_frames(path))) == 24
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    seen = []
+    with pytest.raises(InputError, match=rf"{name}: .*(cut off|cannot be decoded)"):
+        for frame in open_frames(path):
+            seen.append(frame)
+    assert 1 <= len(seen) < 24
+
+
+def test_names_that_look_like_protocols_and_numbers_beyond_all(tmp_path, clip, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "10:20:30.mp4", clip)
+    assert len(list(open_frames("10:20:30.mp4"))) == len(clip)
+    Path("run:1").mkdir()
+    with VideoWriter(Path("run:1/overlay.mp4")) as video:
+        video.write(clip[0], 0.0)
+    assert len(list(open_frames("run:1/overlay.mp4", end=10**20))) == 1
+    with pytest.raises(InputError, match="no frames left"):
+        open_frames("run:1/overlay.mp4", start=10**20)
+
+
+def test_frames_that_an_encoder_refuses(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"wide\.mp4: frames of 20000×2 cannot be encoded"),
+        VideoWriter(tmp_path / "wide.mp4") as video,
+    ):
+        video.write(np.zeros((2, 20000, 3), np.uint8), 0.0)
+    assert not list(tmp_path.iterdir())
+
+
 # Data sets
 
 

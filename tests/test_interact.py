@@ -499,6 +499,14 @@ def test_davis_scribbles(tmp_path, made):
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match="found no DAVIS scribbles"):
         davis_scribbles(path, (41, 55))
+    line = {"path": [[0.5, 0.5], [1, 1]], "object_id": 1}
+    path.write_text(json.dumps({"scribbles": [[], [], [line], []]}), encoding="utf-8-sig")
+    assert [e.frame for e in davis_scribbles(path, (41, 55), count=3)] == [2]
+    with pytest.raises(InputError, match="found scribbles on frame 2, expected 0…1: of another video"):
+        davis_scribbles(path, (41, 55), count=2)
+    path.write_text(json.dumps({"scribbles": [[line | {"object_id": 1.5}]]}))
+    with pytest.raises(InputError, match="found no DAVIS scribbles"):
+        davis_scribbles(path, (41, 55))
 
 
 @pytest.mark.parametrize(
@@ -540,7 +548,10 @@ def test_frames_that_are_not_there_and_k(session):
         ('{"op": "jump"}', "line 1: found op 'jump', expected one of click"),
         ('{"op": "click", "frame": 0, "y": 1, "label": 1}', "a click without x, expected frame, y, x, label"),
         ('{"op": "click", "frame": 0, "y": 1.5, "x": 2, "label": 1}', "expected whole numbers"),
-        ('{"op": "mask", "frame": 0, "labels": "abc"}', "expected whole numbers in frame, labels"),
+        (
+            '{"op": "mask", "frame": 0, "labels": "abc"}',
+            r"line 1: found no image \(.*\) in labels, expected a PNG in base64",
+        ),
         ("{", r"x\.jsonl: line 1: found no JSON \(Expecting property name.*, column 2\)"),
         ('{"op": "undo"}\n\n{"op" "undo"}', r"x\.jsonl: line 3: found no JSON"),
         ('[{"op": "undo"},', r"x\.jsonl: found no JSON"),

@@ -107,6 +107,17 @@ def test_what_does_not_count_may_hold_anything(metric, rng):
     assert np.isfinite(found.distances).all() and (np.array(valid)[found.rows]).all()
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_references_that_are_no_numbers_never_count(metric, rng):
+    references = rng.normal(size=(7, 4)).astype(np.float32)
+    for wrong in (np.nan, np.inf, -np.inf, 1e20):
+        broken = references.copy()
+        broken[2, 1] = wrong
+        given = nearest(references, broken, k=7, metric=metric)
+        expected = nearest(references, references, jnp.arange(7) != 2, k=7, metric=metric)
+        assert np.array_equal(given.rows, expected.rows) and np.array_equal(given.distances, expected.distances)
+
+
 def test_without_a_mask_all_count_and_compiling_changes_nothing():
     queries, references = (jnp.array(x) for x in small_integers(0, 50, 700))
     masked = nearest(queries, references, jnp.ones(700, bool), k=5)

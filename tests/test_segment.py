@@ -324,6 +324,10 @@ def test_skipped_frames_cost_nothing_and_change_nothing(rng):
         (lambda f, m: ([f[0][..., 0]], m), "uint8 RGB"),
         (lambda f, m: (f, {}), "no mask"),
         (lambda f, m: (f, {0: m, 9: m}), "mask for frame 9"),
+        (lambda f, m: ([], m), "frames: found none"),
+        (lambda f, m: ([f[0].astype(np.uint16), *f[1:]], {2: m}), "frame 0: found uint16"),
+        (lambda f, m: ([f[0], f[1][:-1], *f[2:]], {2: m}), "frame 1: found"),
+        (lambda f, m: (f, np.where(m > 0, 255, 0)), "255 alone is void"),
     ],
 )
 def test_bad_input_is_named(change, word, rng):
@@ -333,28 +337,40 @@ def test_bad_input_is_named(change, word, rng):
         list(segment(COLOR, frames, labels))
 
 
-def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests():
+def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests(made):
     script = """
-import numpy as np, pmljax
+import sys, numpy as np, pmljax
+session = pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None)
 frame, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), np.uint8)
 for call in (
     lambda: next(pmljax.segment("small", [frame], mask)),
     lambda: next(pmljax.segment(pmljax.load("color"), [frame], mask, preset="best")),
     lambda: pmljax.nearest(np.ones((2, 3), "f"), np.ones((2, 4), "f")),
+    lambda: pmljax.embed(pmljax.load("color"), np.zeros((1, 9, 9, 1), np.uint8), np.zeros(1)),
+    lambda: pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None, k=2.5),
+    lambda: pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None, size="full"),
+    *(lambda p=p: session.scribble(0, p, label=1) for p in ([(1, 2, 3)], [1, 2], None, "ab")),
+    lambda: session.mask(0, None),
 ):
     try:
         call()
     except ValueError as error:
         print(error)
+assert not session.edits
 print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1).rows.tolist(), pmljax.__version__)
 """
     told = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, made.folder], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert told == [
         "model: found str, expected what pmljax.load(NAME) gives",
         "preset: found 'best', expected a Preset, such as pmljax.PRESETS[\"best\"]",
         "queries: found 3 dimensions, the references have 4",
+        "frames: found [1, 9, 9, 1], expected RGB [b, h, w, 3] of one frame at least",
+        "k 2.5: expected 1…50",
+        "size full: expected 8 pixels or more, two such numbers, or None",
+        *(f"points: found {p}, expected pairs (y, x)" for p in ("[(1, 2, 3)]", "[1, 2]", "None", "ab")),
+        "mask on frame 0: found object [], expected integer labels [h, w]",
         f"[[0], [1], [2]] {version('pmljax')}",
     ]
 

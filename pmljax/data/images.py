@@ -23,7 +23,7 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 def list_images(folder: Path) -> list[Path]:
     """The pictures in `folder`, in natural order, without hidden files."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(found, key=lambda p: (natural_key(p.name), p.name))
+    return sorted((p for p in found if not p.is_dir()), key=lambda p: (natural_key(p.name), p.name))
 
 
 def frame_number(stem: str, index: int) -> int:
@@ -42,7 +42,9 @@ def read_image(path: Path) -> np.ndarray:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: found pixels of mode {image.mode}, expected a picture of 8 bits a channel")
             image.load()
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            image = ImageOps.exif_transpose(image)
+            # By way of RGBA, as Pillow warns of a palette's transparency otherwise; the colours are the same.
+            return np.array((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a picture") from None
     except InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pmljax.data.frames import Frames
@@ -20,7 +21,8 @@ def open_frames(path: str | Path, *, start: int = 0, end: int | None = None, eve
     if start < 0 or every < 1 or (end is not None and end <= start):
         asked = f"--start {start} --every {every}" + ("" if end is None else f" --end {end}")
         raise InputError(f"{asked}: expected 0 ≤ start < end and every ≥ 1")
-    chosen = slice(start, end, every)
+    most = sys.maxsize  # beyond which iterators do not count
+    chosen = slice(min(start, most), end if end is None else min(end, most), min(every, most))
     if path.is_dir():
         return open_folder(path, chosen)
     if not path.exists():

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Num, UInt8
@@ -39,7 +39,7 @@ def _open(path: Path):
     from av.error import FFmpegError
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # "10:20.mp4" would be a protocol
     except (FFmpegError, OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise InputError(
@@ -101,25 +101,43 @@ BOXES = b"moov mdat moof mfra free skip wide uuid meta sidx styp udta pdin".spli
 
 
 def _cut_off(path: Path) -> bool:
-    """Whether an mp4 or mov ends before one of its outer boxes does. Decoders take such a file for a shorter video. What
-    cameras append behind the last box is no box."""
+    """Whether a file ends before it says so itself. Decoders take such a file for a shorter video."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        if file.read(8)[4:] != b"ftyp":
-            return False
-        start = 0
-        while start + 8 <= size:
-            file.seek(start)
-            head = file.read(16)
-            length = int.from_bytes(head[:4], "big")
-            if length == 1:  # a length of 64 bits follows
-                length = int.from_bytes(head[8:16], "big")
-            if length < 8:  # 0: to the end of the file
-                return False
-            if head[4:8] not in BOXES and start:
-                return False
-            start += length
-    return start > size
+        head = file.read(64)
+        if head[4:8] == b"ftyp":
+            return _boxes_end(file, size) > size
+    if head[:4] == b"RIFF":  # avi; 0 where its writer never finished
+        return 8 + int.from_bytes(head[4:8], "little") > size
+    if head[:4] == b"\x1a\x45\xdf\xa3":  # mkv, webm: a header, then one segment with all else
+        header, at = _ebml_size(head, 4)
+        segment = at + (header or 0)
+        length, begin = _ebml_size(head, segment + 4)
+        return head[segment : segment + 4] == b"\x18\x53\x80\x67" and begin + (length or 0) > size
+    return False
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the last of the outer boxes of an mp4 or mov ends. What cameras append behind that is no box."""
+    start = 0
+    while start + 8 <= size:
+        file.seek(start)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # a length of 64 bits follows
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8 or (head[4:8] not in BOXES and start):  # 0: to the end of the file
+            return start
+        start += length
+    return start
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
+    """(a length as EBML writes it, None where it is left open, and where what has it begins)."""
+    first = data[at] if at < len(data) else 0
+    octets = 9 - first.bit_length()  # as many as the leading zeros say
+    value = int.from_bytes(data[at : at + octets], "big") & ((1 << 7 * octets) - 1)
+    return (None if octets > 8 or value == (1 << 7 * octets) - 1 else value), at + octets
 
 
 class VideoWriter:
@@ -143,7 +161,7 @@ class VideoWriter:
     def _start(self, h: int, w: int) -> Any:
         import av
 
-        self.container = av.open(str(self.temporary), "w")
+        self.container = av.open(str(self.temporary.absolute()), "w")
         if self.gif:
             self.stream = self.container.add_stream("gif", rate=round(RATE))
             self.stream.pix_fmt = "pal8"
@@ -159,6 +177,19 @@ class VideoWriter:
         return self.container
 
     def write(self, image: UInt8[np.ndarray, "h w 3"], seconds: float) -> None:
+        """Add a frame that is shown `seconds` from the start on. InputError where the encoder takes no such frames."""
+        from av.error import FFmpegError
+
+        try:
+            self._write(image, seconds)
+        except FFmpegError as error:
+            h, w = image.shape[:2]
+            raise InputError(
+                f"{self.path}: frames of {w}×{h} cannot be encoded ({error.strerror or error}); expected at most 16384 pixels"
+                " a side, --overlay gif or --overlay none"
+            ) from None
+
+    def _write(self, image: UInt8[np.ndarray, "h w 3"], seconds: float) -> None:
         import av
         from PIL import Image
 
