@@ -84,17 +84,20 @@ class Annotate:
                     bar()
                     advance()
 
-                try:
-                    with progress(f"embed {self.input.name}", frames.count) as bar:
-                        k, temperature = vote
-                        options: Any = {"size": preset.size, "advance": told}
-                        return Session(model, frames, k=k, temperature=temperature, **options)
-                except Exception:  # the page says why, then the command does
-                    if desk.phase != "stopped":
-                        threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
-                    raise
+                with progress(f"embed {self.input.name}", frames.count) as bar:
+                    k, temperature = vote
+                    options: Any = {"size": preset.size, "advance": told}
+                    return Session(model, frames, k=k, temperature=temperature, **options)
 
-            desk = Desk(frames, Path(self.computing.model).name, opening, log)
+            def failed() -> None:  # the page says why, then the command does
+                threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
+
+            class Server(uvicorn.Server):
+                def handle_exit(self, sig: int, frame: Any) -> None:
+                    desk.leave()  # before uvicorn waits for what listens to it
+                    super().handle_exit(sig, frame)
+
+            desk = Desk(frames, Path(self.computing.model).name, opening, log, failed)
             token = secrets.token_urlsafe(24)
             app = make_app(desk, token, self.host)
             address = f"http://{_shown(self.host)}:{listening.getsockname()[1]}/{token}/"
@@ -116,7 +119,7 @@ class Annotate:
                 ws="none",
                 timeout_graceful_shutdown=1,
             )
-            servers.append(uvicorn.Server(config))
+            servers.append(Server(config))
             servers[0].run(sockets=[listening])
             if desk.phase == "failed":
                 raise InputError(desk.message)
@@ -124,6 +127,8 @@ class Annotate:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens; InputError where that cannot be."""
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"--port {port}: expected 0…65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,15 @@ def vote_of(path: Path) -> tuple[int, float | None] | None:
 
 def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], int, str]:
     """(the edits, how many bytes are whole lines, a notice or "") of a log. InputError where it is another video's or model's,
-    or broken before its last line."""
-    whole = data.rfind(b"\n") + 1
-    notice = f"{path.name}: its last line was cut off and is left out" if whole < len(data) else ""
-    lines = data[:whole].split(b"\n")[:-1]
-    items = []
+    no edit log, or broken before its last line. A last line that is whole but for its end, as editors leave it, counts."""
+    *lines, last = data.split(b"\n")
+    whole, notice, items = len(data), "", []
+    if last.endswith(b"}") and _is_json(last):
+        lines.append(last)
+    elif last and (lines or json.dumps(header).encode().startswith(last)):
+        whole, notice = whole - len(last), f"{path.name}: its last line was cut off and is left out"
+    elif last:
+        raise _no_log(path)
     for i, line in enumerate(lines, 1):
         try:
             items.append(json.loads(line))
@@ -70,12 +75,13 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
     found = items[0] if isinstance(items[0], dict) else {}
     wrong = next((key for key in header if found.get(key) != header[key]), None)
     if wrong and "video" not in found:
-        raise InputError(
-            f"{path}: found no edit log, whose first line says of which video it is; expected edits.jsonl of `pmljax"
-            " annotate`; a file of clicks goes with --clicks of `pmljax segment`"
-        )
+        raise _no_log(path)
     if wrong:
-        what = {"video": "another video", "weights": "another model"}.get(wrong, f"another {wrong}")
+        what = {
+            "video": "another video, or of other frames of it (--start, --end, --every)",
+            "weights": "another model (--model)",
+            "seen": "frames of another size (--size)",
+        }.get(wrong, f"another {wrong}")
         same = "no --neighbours, so that it goes on with its own," if wrong in ("k", "temperature") else "the same,"
         raise InputError(
             f"{path}: this log is of {what} ({wrong}: found {json.dumps(found.get(wrong))[:80]}, now"
@@ -84,10 +90,35 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
     return [from_json(item, f"{path}: line {i}") for i, item in enumerate(items[1:], 2)], whole, notice
 
 
-def read_log(path: Path, header: dict[str, Any]) -> list[Edit]:
-    """The edits of a log, as `parse`; a torn last line is left out."""
+def _is_json(line: bytes) -> bool:
     try:
-        return parse(path.read_bytes(), path, header)[0]
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_log(path: Path) -> InputError:
+    return InputError(
+        f"{path}: found no edit log, whose first line says of which video it is; expected edits.jsonl of `pmljax"
+        " annotate`; a file of clicks goes with --clicks of `pmljax segment`"
+    )
+
+
+def replay(edits: list[Edit], path: Path, apply: Callable[[Edit], object]) -> None:
+    """Every edit of the log at `path` applied; InputError names the line of one that does not fit."""
+    for line, edit in enumerate(edits, 2):
+        try:
+            apply(edit)
+        except InputError as error:
+            raise InputError(f"{path}: line {line}: {error}") from None
+
+
+def read_log(path: Path, header: dict[str, Any]) -> tuple[list[Edit], str]:
+    """(the edits of a log, a notice or ""), as `parse`; a torn last line is left out."""
+    try:
+        edits, _, notice = parse(path.read_bytes(), path, header)
+        return edits, notice
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected an edit log") from None
 
@@ -107,12 +138,14 @@ class EditLog:
         try:
             if fcntl:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with open(self.path, "rb") as file:
-                self.edits, self.length, self.notice = parse(file.read(), self.path, header)
+            data = self.path.read_bytes()
+            self.edits, self.length, self.notice = parse(data, self.path, header)
             os.ftruncate(self._file, self.length)
             if not self.length:
                 self._write(json.dumps(header).encode() + b"\n")
                 _sync_folder(folder)
+            elif data[self.length - 1 : self.length] != b"\n":
+                self._write(b"\n")
         except BlockingIOError:
             self.close()
             raise InputError(f"{self.path}: another pmljax has it open; expected it closed, or another --out") from None

@@ -124,7 +124,7 @@ def embed_video(
     seen = model.config.seen(video.size, size)
     key = hashlib.sha256(f"{FORMAT} {fingerprint(model)} {seen} {digest}".encode()).hexdigest()
     found = cache and _open(cache / key, digest, memory)
-    if found:
+    if found and found.grid == model.config.grid(seen):
         return found, True
     try:
         return _embed(model, video, size, cache and cache / key, digest, memory, advance), False
@@ -222,7 +222,7 @@ def _open(path: Path, digest: str, memory: int) -> Embedded | None:
         ):
             return None
         return _hold(Embedded(count, (y, x), d, digest, None, stored), memory)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

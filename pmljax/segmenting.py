@@ -161,7 +161,7 @@ class Segment:
         self.told(done)
 
     def from_inputs(self, frames: Any) -> None:
-        from pmljax.editlog import header_of, read_log
+        from pmljax.editlog import header_of, read_log, replay
         from pmljax.interact import Session
         from pmljax.results import session_to
         from pmljax.scribbles import davis_scribbles
@@ -172,24 +172,29 @@ class Segment:
                 "--best, --paper: found with --clicks, --scribbles or --edits, which are plain retrieval; leave it out"
             )
         given = self.clicks or self.scribbles or self.edits
-        edits, whole = [], frames.total if frames.names is None else len(frames.names)
+        edits: list[Any] = []
         if self.scribbles:
-            edits = davis_scribbles(self.scribbles, frames.size, place=frames.place, count=whole)
+            edits = davis_scribbles(self.scribbles, frames.size, place=frames.place, count=frames.total)
         model, preset = self.computing.prepare()
         vote = vote_rule(self.neighbours, self.edits, model.config)
         if self.edits:
             seen = model.config.seen(frames.size, preset.size)
             header = header_of(frames.digest(), fingerprint(model), frames.size, vote=vote, seen=seen)
-            edits = read_log(self.edits, header)
+            edits, notice = read_log(self.edits, header)
+            if notice:
+                note(notice)
         with progress(f"embed {self.input.name}", frames.count) as advance:
             session = Session(model, frames, k=vote[0], temperature=vote[1], size=preset.size, advance=advance)
         if self.clicks:
             session.load(self.clicks)
-        for edit in edits:
+        if self.edits:
+            replay(edits, self.edits, session.apply)
+        elif self.scribbles:
             try:
-                session.apply(edit)
+                for edit in edits:
+                    session.apply(edit)
             except InputError as error:
-                raise InputError(f"{given}: {error}") from None
+                raise InputError(f"{self.scribbles}: {error}") from None
         if not session.edits:
             raise InputError(f"{given}: found no input on a chosen frame; expected one at least")
         if not len(session.marked()[0]):

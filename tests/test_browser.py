@@ -173,7 +173,7 @@ def test_scribbles_boxes_and_three_objects(tab, tmp_path):
     assert not (tab.shows(10) == 3).any()
     tab.press("Control+z")
     assert (tab.shows(11) == 3).any()
-    log = read_log(tmp_path / "out/edits.jsonl", {})
+    log = read_log(tmp_path / "out/edits.jsonl", {})[0]
     assert [e.op for e in log][-3:] == ["remove", "forget", "undo"]
 
 
@@ -188,7 +188,7 @@ def test_a_stroke_is_of_the_frame_that_it_was_begun_on(tab, tmp_path):
     tab.page.mouse.move(*tab.where(50, 60), steps=5)
     tab.page.mouse.up()
     tab.shows(1)
-    (log,) = read_log(tmp_path / "out/edits.jsonl", {})
+    (log,) = read_log(tmp_path / "out/edits.jsonl", {})[0]
     assert (log.op, log.frame) == ("box", frame)
     # Another frame in the middle of it: forgotten.
     tab.page.mouse.move(*tab.where(20, 20))
@@ -499,3 +499,21 @@ def test_what_is_shown_is_of_one_state(tab):
             assert np.array_equal(labels_of(bytes(body), SIZE), labels_of(states[revision][frame], SIZE))
             checked += 1
     assert checked >= 4
+
+
+def test_the_mark_that_was_meant_is_removed_while_an_input_is_under_way(tab, tmp_path):
+    for y, x in ((20, 20), (60, 60), (80, 120)):
+        tab.click(y, x)
+    tab.shows(3)
+    tab.page.route("**/edit?*", lambda route: (tab.page.wait_for_timeout(700), route.continue_()))
+    tab.click(10, 140)
+    marks = tab.page.locator("#marks li")
+    marks.nth(0).locator("button.icon").dispatch_event("click")
+    marks.nth(1).locator("button.icon").dispatch_event("click")
+    marks.nth(2).locator("button.name").click()  # chosen, and not removed
+    until(lambda: tab.inside()["revision"] == 6)
+    tab.press("ArrowRight", "ArrowLeft")
+    until(lambda: marks.count() == 2)
+    clicks = [(e.points[0]) for e in read_log(tmp_path / "out/edits.jsonl", {})[0] if e.op == "click"]
+    removed = [e.target for e in read_log(tmp_path / "out/edits.jsonl", {})[0] if e.op == "remove"]
+    assert removed == [0, 1] and len(clicks) == 4

@@ -1,5 +1,6 @@
 """The edit log: cut anywhere, of somebody else, broken, locked, on a full disk."""
 
+import contextlib
 import errno
 import json
 import os
@@ -46,7 +47,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert not log.notice
     log.append(Edit("clear"))
     log.close()
-    same(read_log(path, HEADER), [*EDITS, Edit("clear")])
+    same(read_log(path, HEADER)[0], [*EDITS, Edit("clear")])
     assert json.loads(path.read_text().splitlines()[0]) == HEADER
 
 
@@ -56,14 +57,15 @@ def test_cut_at_every_byte_of_the_last_three_lines(tmp_path):
     lines = whole.splitlines(keepends=True)
     for cut in range(len(whole) - sum(map(len, lines[-3:])), len(whole)):
         path.write_bytes(whole[:cut])
-        kept = whole[:cut].count(b"\n") - 1
-        same(read_log(path, HEADER), EDITS[:kept])
+        torn = whole[cut - 1 : cut] != b"\n" and whole[cut : cut + 1] != b"\n"  # a whole line without its end counts
+        kept = whole[: cut + (not torn)].count(b"\n") - 1
+        same(read_log(path, HEADER)[0], EDITS[:kept])
         log = EditLog(tmp_path, HEADER)
         same(log.edits, EDITS[:kept])
-        assert bool(log.notice) == (not whole[:cut].endswith(b"\n"))
+        assert bool(log.notice) == torn
         log.append(Edit("clear"))
         log.close()
-        same(read_log(path, HEADER), [*EDITS[:kept], Edit("clear")])
+        same(read_log(path, HEADER)[0], [*EDITS[:kept], Edit("clear")])
 
 
 def test_cut_in_its_first_line_it_is_begun_anew(tmp_path):
@@ -74,7 +76,7 @@ def test_cut_in_its_first_line_it_is_begun_anew(tmp_path):
         log = EditLog(tmp_path, HEADER)
         log.append(EDITS[0])
         log.close()
-        same(read_log(path, HEADER), EDITS[:1])
+        same(read_log(path, HEADER)[0], EDITS[:1])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_what_a_log_says_of_its_vote(tmp_path):
         assert vote_of(path) == expected
     del header["temperature"]  # of a log from before votes were weighed, which goes on
     path.write_text(json.dumps(header) + "\n")
-    assert vote_of(path) == (1, None) and read_log(path, HEADER) == []
+    assert vote_of(path) == (1, None) and read_log(path, HEADER)[0] == []
     for broken in ("", "[]", "{", "[" * 100_000):
         path.write_text(broken)
         assert vote_of(path) is None
@@ -149,7 +151,7 @@ def test_a_full_disk_refuses_the_input_and_keeps_the_others(tmp_path, monkeypatc
     assert path.read_bytes() == before
     log.append(EDITS[8])  # there is room again
     log.close()
-    same(read_log(path, HEADER), [*EDITS[:2], EDITS[8]])
+    same(read_log(path, HEADER)[0], [*EDITS[:2], EDITS[8]])
 
 
 @pytest.fixture
@@ -172,8 +174,34 @@ def test_a_disk_that_is_really_full(small_disk):
         for _ in range(100):
             log.append(big)
             said += 1
-    same(read_log(log.path, HEADER), [EDITS[0], *[big] * (said - 1)])
+    same(read_log(log.path, HEADER)[0], [EDITS[0], *[big] * (said - 1)])
     (small_disk / "filler").unlink()
     log.append(big)
     log.close()
-    same(read_log(log.path, HEADER), [EDITS[0], *[big] * said])
+    same(read_log(log.path, HEADER)[0], [EDITS[0], *[big] * said])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"my": "file"}', '{"op": "click", "frame": 0, "y": 5, "x": 5, "label": 1}', "notes", "{"]
+)
+def test_a_file_without_a_line_that_is_no_log_is_left_alone(tmp_path, text):
+    path = tmp_path / "edits.jsonl"
+    path.write_text(text)
+    header = HEADER if text != "{" else {}
+    with pytest.raises(InputError, match="found no edit log") if header else contextlib.nullcontext():
+        EditLog(tmp_path, HEADER).close()
+    assert (
+        path.read_text() == text if header else json.loads(path.read_text()) == HEADER
+    )  # "{" may be a log's beginning
+
+
+def test_what_does_not_fit_is_named_by_its_line(tmp_path):
+    path, found = written(tmp_path, EDITS[:3]), []
+
+    def apply(edit):
+        if len(found) == 2:
+            raise InputError("click on frame 99: expected a frame in 0…7")
+        found.append(edit)
+
+    with pytest.raises(InputError, match=r"edits\.jsonl: line 4: click on frame 99: expected"):
+        editlog.replay(read_log(path, HEADER)[0], path, apply)

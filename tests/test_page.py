@@ -5,8 +5,11 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -131,7 +134,7 @@ def page(made, tmp_path, cache):
 def direct(page, log=None):
     """A session of its own, told what the log says."""
     session = page.opening(lambda: None)
-    for edit in read_log(page.log.path, {}) if log is None else log:
+    for edit in read_log(page.log.path, {})[0] if log is None else log:
         session.apply(edit)
     return session
 
@@ -190,7 +193,7 @@ def test_an_undo_of_nothing_is_no_input(page):
     for op in ("undo", "redo"):
         ((about, _),) = packets(page.edit({"op": op}).content)
         assert about["revision"] == 0
-    assert read_log(page.log.path, {}) == []
+    assert read_log(page.log.path, {})[0] == []
 
 
 def test_views(page):
@@ -269,16 +272,16 @@ def test_what_cannot_be_taken_is_not_written_down(page, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Embedded, "rows", unreadable)
         assert page.edit(SCRIPT[1]).status_code == 400
-    assert len(read_log(page.log.path, {})) == 1 and page.get("state").json()["revision"] == 1
+    assert len(read_log(page.log.path, {})[0]) == 1 and page.get("state").json()["revision"] == 1
     assert page.edit(SCRIPT[2]).status_code == 200
-    assert [e.op for e in read_log(page.log.path, {})] == ["click", "scribble"]
+    assert [e.op for e in read_log(page.log.path, {})[0]] == ["click", "scribble"]
 
 
 def test_a_removal_is_of_the_marks_that_the_page_knows(page):
     for item in SCRIPT[:2]:
         page.edit(item)
     late = {"op": "remove", "input": 1, "revision": 1}  # another tab clicked since
-    assert page.edit(late).status_code == 409 and len(read_log(page.log.path, {})) == 2
+    assert page.edit(late).status_code == 409 and len(read_log(page.log.path, {})[0]) == 2
     assert page.edit(late | {"revision": 2}).status_code == 200 and page.edit({"op": "undo"}).status_code == 200
 
 
@@ -293,7 +296,7 @@ def test_scribbles_are_of_the_sources_frames_and_say_nothing_that_was_erased(mad
         ):
             assert page.edit(item).status_code == 200
         found = page.get("export/scribbles.json").json()["scribbles"]
-        assert [[s["object_id"] for s in frame] for frame in found] == [[], [], [0], [], [1], [], []]
+        assert [[s["object_id"] for s in frame] for frame in found] == [[], [], [0], [], [1], [], [], []]
         (tmp_path / "s.json").write_text(json.dumps({"scribbles": found}))
         edits = davis_scribbles(tmp_path / "s.json", page.frames.size, place=page.frames.place)
         assert [(e.frame, e.points, e.label) for e in edits] == [(0, ((80, 90),), 0), (1, ((40, 40),), 1)]
@@ -377,7 +380,7 @@ def test_the_same_masks_without_a_page(page, made, tmp_path, capsys, monkeypatch
     of_three = tmp_path / "three.jsonl"
     of_three.write_text("".join([json.dumps(json.loads(first) | {"k": 3}) + "\n", *rest]))
     session = Session(COLOR, page.frames, k=3, cache=page.cache)
-    for edit in read_log(of_three, {}):
+    for edit in read_log(of_three, {})[0]:
         session.apply(edit)
     arguments = ["segment", str(made.folder), "--out", str(tmp_path / "of three"), "--overlay", "none"]
     assert cli.main([*arguments, "--edits", str(of_three), "--model", "color"]) == 0
@@ -441,7 +444,7 @@ def test_a_full_disk_is_refused_clearly_and_work_goes_on(page, monkeypatch):
     assert answer.status_code == 507 and "No space left on device" in answer.json()["error"]
     assert page.get("state").json()["revision"] == 1 and np.array_equal(page.labels(0)[0], before)
     assert page.edit(SCRIPT[1]).status_code == 200
-    assert len(read_log(page.log.path, {})) == 2
+    assert len(read_log(page.log.path, {})[0]) == 2
 
 
 def test_a_newer_input_overtakes():
@@ -502,6 +505,38 @@ def test_a_page_that_is_stopped_while_it_embeds_has_not_failed(made, tmp_path, c
     desk.stop()
     log.close()
     assert desk.phase == "stopped" and "nothing is lost" in desk.message
+
+
+def test_a_log_that_does_not_fit_ends_the_command(made, tmp_path, cache):
+    """The page hears why, then the command says it: not a server that is there and does nothing."""
+    code = "import sys; from pmljax.cli import main; sys.exit(main())"
+    given = ["annotate", str(made.folder), "--model", "color", "--no-open", "--out", str(tmp_path)]
+    page = Page(made.folder, tmp_path, cache)
+    page.edit(SCRIPT[0])
+    page.close()
+    with page.log.path.open("a") as file:
+        file.write('{"op": "click", "frame": 999, "y": 0, "x": 0, "label": 1}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PMLJAX_CACHE", str(cache))
+        process = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "edits.jsonl: line 3: click on frame 999: expected a frame in 0…7" in process.stderr
+
+
+def test_ctrl_c_with_a_page_open_is_quiet_and_told(made, tmp_path, cache):
+    with (
+        served(made.folder, "--model", "color", "--out", tmp_path, cache=cache) as server,
+        httpx.Client(timeout=30) as client,
+    ):
+        until(lambda: client.get(f"{server.address}state").json()["phase"] == "ready", 60)
+        with client.stream("GET", f"{server.address}changes") as changes:
+            lines = changes.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGINT)
+            told = list(lines)
+            assert any('"phase": "stopped"' in line for line in told), told
+        assert server.process.wait(20) == 130
+        assert server.process.stderr and not re.search("Traceback|ERROR", server.process.stderr.read())
 
 
 def test_a_film_is_closed_while_it_is_read(made):
@@ -614,7 +649,7 @@ def test_malformed_inputs_change_nothing(page_for_bad, body):
     answer = page.edit(body)
     assert 400 <= answer.status_code < 500, answer.text
     assert set(answer.json()) == {"error"} and "/" + "work" not in answer.text and "Traceback" not in answer.text
-    assert page.get("state").json()["revision"] == 0 and read_log(page.log.path, {}) == []
+    assert page.get("state").json()["revision"] == 0 and read_log(page.log.path, {})[0] == []
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class Frames:
 
     size: (h, w).  count: how many frames, None where only decoding would tell.
     names: of all frames of the source, None for videos, whose frames are named 00000, 00001, ….
-    chosen: which of them make the stream.  files: what is read.  total: a video's frames, chosen or not, where it says so.
+    chosen: which of them make the stream.  files: what is read.  total: of frames, chosen or not, where the source says so.
     """
 
     path: Path

@@ -99,4 +99,4 @@ def open_files(source: Path, files: list[Path], chosen: slice = slice(None)) -> 
         for index, path in every:
             yield Stamped(path.stem, frame_number(path.stem, index), index / RATE, read_image(path))
 
-    return Frames(source, sizes[0], len(every), names, chosen, [path for _, path in every], read)
+    return Frames(source, sizes[0], len(every), names, chosen, [path for _, path in every], read, len(files))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pmljax.data.frames import Frames
-from pmljax.editlog import EditLog
+from pmljax.editlog import EditLog, replay
 from pmljax.errors import InputError
 from pmljax.inputs import PLACED, Edit
 from pmljax.interact import Session
@@ -41,9 +41,12 @@ class NotReady(Exception):
 
 
 class Desk:
-    """opening: makes the session, calling what it is given after each frame; replays `log` into it."""
+    """opening: makes the session, calling what it is given after each frame; replays `log` into it.  failed: called where that
+    cannot be."""
 
-    def __init__(self, frames: Frames, model: str, opening: Opening, log: EditLog):
+    def __init__(
+        self, frames: Frames, model: str, opening: Opening, log: EditLog, failed: Callable[[], object] = lambda: None
+    ):
         self.frames, self.model, self.log = frames, model, log
         self.revision = 0
         self.phase, self.message, self.notice = "embedding", "", log.notice
@@ -54,7 +57,7 @@ class Desk:
         self._sure: list[tuple[int, int]] = []  # of each frame: (the revision, thousandths)
         self._spare: list[Callable[[], object]] = []
         self._basis: Basis | None = None
-        self._opening = opening
+        self._opening, self._failed = opening, failed
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick = asyncio.Event()
@@ -68,12 +71,17 @@ class Desk:
         self.worker.submit(INPUT, self._open)
         self._tasks.add(asyncio.create_task(self._spare_time()))
 
+    def leave(self) -> None:
+        """Every tab is told that this is the end, and what listens to changes ends. From any thread."""
+        if self.phase != "failed":
+            self.phase, self.message = "stopped", "nothing is lost: the same command goes on"
+        self._tell()
+
     def stop(self) -> None:
         """What is waited for is still answered; nothing may be asked after it."""
         for task in self._tasks:
             task.cancel()
-        if self.phase != "failed":
-            self.phase, self.message = "stopped", "nothing is lost: the same command goes on"
+        self.leave()
         self._ring()
         self.worker.stop()
         self.film.close()
@@ -90,8 +98,7 @@ class Desk:
         try:
             session = self._opening(advance)
             warm(session)
-            for edit in self.log.edits:
-                session.apply(edit)
+            replay(self.log.edits, self.log.path, session.apply)
             self.revision = len(self.log.edits)
             self._sure = [(-1, -1)] * session.embedded.count
             self._session, self.phase = session, "ready"
@@ -101,6 +108,7 @@ class Desk:
                 raise
             self.phase = "failed"
             self.message = str(error) if isinstance(error, InputError) else f"an error of ours: {error!r}"
+            self._failed()
             raise
         finally:
             self._tell()
@@ -228,7 +236,7 @@ class Desk:
         """Server-sent events: `state` whenever it is another, `sure` whenever more is known; the newest only."""
         sent, sure = "", ""
         while True:
-            waiting = self._tick
+            waiting, last = self._tick, self.phase in ("stopped", "failed")
             state = json.dumps(await self.in_turn(self.state))
             if state != sent:
                 yield f"event: state\ndata: {state}\n\n"
@@ -237,7 +245,7 @@ class Desk:
             if now != sure:
                 yield f"event: sure\ndata: {now}\n\n"
                 sure = now
-            if self.phase in ("stopped", "failed"):
+            if last:  # and told
                 return
             try:
                 await asyncio.wait_for(waiting.wait(), PING)
@@ -245,8 +253,10 @@ class Desk:
                 yield ": still here\n\n"
 
     async def in_turn(self, call: Callable[[], Any]) -> Any:
-        """Called where nothing else touches the session: by the worker, or at once while there is none."""
-        return call() if self._session is None else await self.worker.do(VIEW, call)
+        """Called where nothing else touches the session: by the worker, or at once while there is none, or at the end, when
+        nobody waits for what the worker is at."""
+        at_once = self._session is None or self.phase in ("stopped", "failed")
+        return call() if at_once else await self.worker.do(VIEW, call)
 
     def _tell(self) -> None:
         if self._loop and not self._loop.is_closed():

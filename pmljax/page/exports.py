@@ -43,15 +43,16 @@ def overlay(path: Path, session: Session, frames: Frames, names: list[str], goin
 
 
 def coco(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
-    """COCO's annotations: a mask a frame and object, run-length encoded."""
+    """COCO's annotations: a mask a frame and object, run-length encoded. Files are the folder's own, a video's frames PNGs."""
     (h, w), annotations = session.size, []
+    files = [p.name for p in frames.files] if frames.names is not None else [f"{name}.png" for name in names]
     for i, labels in enumerate(_labels(session, going)):
         annotations += [coco_mask(labels, label) | {"image_id": i + 1} for label in object_ids(labels)]
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     used = sorted({*session.objects(), *(a["category_id"] for a in annotations)})
     record = {
-        "images": [{"id": i + 1, "file_name": name, "height": h, "width": w} for i, name in enumerate(names)],
+        "images": [{"id": i + 1, "file_name": name, "height": h, "width": w} for i, name in enumerate(files)],
         "categories": [{"id": i, "name": session.names.get(i) or f"object {i}"} for i in used],
         "annotations": annotations,
     }
@@ -63,7 +64,8 @@ def scribbles(path: Path, session: Session, frames: Frames, names: list[str], go
     # What was erased, or said otherwise since, is not said again. Frames are the source's, as readers take them.
     said = [e for e in session.inputs().values() if e.op != "mask" and session.shows(e)]
     said = [replace(e, frame=frames.source(e.frame)) for e in said]
-    record = to_davis(frames.path.stem, frames.source(session.embedded.count - 1) + 1, said, session.size)
+    count = frames.total or frames.source(session.embedded.count - 1) + 1
+    record = to_davis(frames.path.stem, count, said, session.size)
     path.write_text(json.dumps(record))
 
 

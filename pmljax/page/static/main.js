@@ -19,7 +19,7 @@ function tellState() {
   byId("title").textContent = title;
   byId("about").textContent = `${width}×${height} · ${count} frames · ${model}`;
   byId("loading-what").textContent =
-    phase === "failed" ? "The video could not be opened" : phase === "stopped" ? "The server was stopped" : "Embedding the video, once";
+    phase === "failed" ? "It could not be opened" : phase === "stopped" ? "The server was stopped" : "Embedding the video, once";
   byId("loading-bar").value = count ? Math.min(embedded / count, 1) : 0;
   byId("loading-more").textContent =
     phase !== "embedding" ? message : embedded >= count && count ? "Getting ready" : `${embedded} of ${count || "?"} frames`;
@@ -63,12 +63,22 @@ function buttons() {
   const menu = byId("export");
   addEventListener("pointerdown", (e) => menu.contains(e.target) || (menu.open = false));
   for (const link of menu.querySelectorAll("a")) {
-    link.addEventListener("click", (event) => {
+    link.addEventListener("click", async (event) => {
+      event.preventDefault();
       menu.open = false;
       const { phase, decoded, count } = store.state;
-      const whole = phase === "ready" && decoded >= count;
-      if (!whole) event.preventDefault();
-      toast(whole ? "Being made; the browser saves it" : "Not yet: the video is still being read", !whole);
+      if (phase !== "ready" || decoded < count) return toast("Not yet: the video is still being read", true);
+      toast("Being made; the browser saves it");
+      try {
+        const { name, data } = await server.file(link.getAttribute("href"));
+        const saved = document.createElement("a");
+        saved.download = name;
+        saved.href = URL.createObjectURL(data);
+        saved.click();
+        setTimeout(() => URL.revokeObjectURL(saved.href), 60000);
+      } catch (error) {
+        toast(error.message, true);
+      }
     });
   }
 }
@@ -94,8 +104,9 @@ server.listen({
     }
   },
   sure: timeline.known,
-  lost: () => {
-    if (!["stopped", "failed"].includes(document.body.dataset.phase)) toast("The server does not answer; nothing acknowledged is lost", true);
+  lost: (gone) => {
+    if (["stopped", "failed"].includes(document.body.dataset.phase)) return;
+    toast(gone ? server.GONE : "The server does not answer; nothing acknowledged is lost", true);
   },
 });
 on("frame", follow);

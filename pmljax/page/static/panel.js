@@ -116,11 +116,15 @@ async function forget(label) {
   const done = await say({ op: "forget", label });
   if (!done) return;
   toast(`${called} deleted; undo brings it back`);
-  if (store.label === label) choose(store.state.objects[0]?.label || 1);
+  if (store.label !== label) return;
+  const used = new Set(store.state.used); // an id that was had has a name and a past
+  let fresh = 1;
+  while (used.has(fresh) && fresh < 254) fresh++;
+  choose(store.state.objects[0]?.label || fresh);
 }
 
 let given = new Set(); // labels that were given here, known to the server or not yet
-export async function addObject() {
+export function addObject() {
   const first = store.label || 1; // the object that is there before anything is said
   const taken = new Set([...(store.state.used || []), ...given, first]);
   let label = 1;
@@ -129,10 +133,11 @@ export async function addObject() {
   const before = given.has(first);
   given.add(label).add(first);
   choose(label); // at once: what is drawn next is the new object's
-  await server.sent();
-  const unknown = !before && !store.state.objects.some((o) => o.label === first);
-  if (unknown) await say({ op: "name", label: first, name: "" });
-  if (!(await say({ op: "name", label, name: "" }))) given.delete(label);
+  server.afterwards(async () => {
+    const unknown = !before && !store.state.objects.some((o) => o.label === first);
+    if (unknown) await say({ op: "name", label: first, name: "" });
+    if (!(await say({ op: "name", label, name: "" }))) given.delete(label);
+  });
 }
 
 export function chooseNth(n) {
@@ -194,11 +199,8 @@ function drawHint() {
   byId("hint").textContent = hint;
 }
 
-// One after the other, each of what was said before it, whether it is known yet or not.
-let turns = Promise.resolve();
 export function undo(op) {
-  turns = turns.then(async () => {
-    await server.sent();
+  server.afterwards(async () => { // of what was said before it, whether it is known yet or not
     const what = store.state[op];
     if (what && (await say({ op }))) toast(`${op === "undo" ? "Undone" : "Done again"}: ${what}`);
   });

@@ -3,6 +3,7 @@
 export class Refused extends Error {}
 
 const SILENT = "The server does not answer. Is it still running?";
+export const GONE = "This page is not served any more: open the address that the command printed last";
 
 async function ask(path, options) {
   let answer;
@@ -12,7 +13,7 @@ async function ask(path, options) {
     throw new Refused(SILENT);
   }
   if (answer.ok) return answer;
-  let message = `${answer.status} ${answer.statusText}`;
+  let message = answer.status === 404 ? GONE : `${answer.status} ${answer.statusText}`;
   try {
     message = (await answer.json()).error || message;
   } catch { /* no JSON: the status says it */ }
@@ -58,7 +59,9 @@ function inTurn(send) {
   return mine;
 }
 
-export const sent = () => line; // once everything said so far was answered
+// Done once everything said so far was answered, and one after the other.
+let turns = Promise.resolve();
+export const afterwards = (act) => (turns = turns.then(() => line).then(act).catch(() => {}));
 export const edit = (input, view) =>
   inTurn(() => packet(ask(`edit?view=${view}`, { method: "POST", body: JSON.stringify(input) })));
 export const mask = (file, frame) =>
@@ -70,7 +73,19 @@ export const colours = (i) => packet(ask(`colours?frame=${i}`));
 export const why = async (i, y, x) => (await ask(`why?frame=${i}&y=${y}&x=${x}`)).json();
 export const picture = async (i) => createImageBitmap(await (await ask(`picture/${i}.jpg`)).blob());
 
-// heard: {state, sure, lost}. Only while the page is seen: a browser gives one server six connections in all.
+// A file that is made, under the name that it is given.
+export async function file(path) {
+  const answer = await ask(path);
+  const told = answer.headers.get("content-disposition") || "";
+  const [, plain, coded] = told.match(/filename="([^"]*)"|filename\*=utf-8''(.*)/i) || [];
+  try {
+    return { name: coded ? decodeURIComponent(coded) : plain || path.split("/").at(-1), data: await answer.blob() };
+  } catch {
+    throw new Refused(SILENT);
+  }
+}
+
+// heard: {state, sure, lost(for good or not)}. Only while the page is seen: a browser gives one server six connections in all.
 export function listen(heard) {
   let events = null;
   const close = () => {
@@ -82,7 +97,8 @@ export function listen(heard) {
     events = new EventSource("changes");
     events.addEventListener("state", (e) => heard.state(JSON.parse(e.data)));
     events.addEventListener("sure", (e) => heard.sure(JSON.parse(e.data)));
-    events.addEventListener("error", () => heard.lost());
+    const mine = events;
+    mine.addEventListener("error", () => heard.lost(mine.readyState === EventSource.CLOSED));
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);

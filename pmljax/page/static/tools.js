@@ -110,13 +110,16 @@ function distanceTo(input, [y, x]) {
   return Math.max(best - input.width / 2, 0);
 }
 
-export async function removeSelected() {
-  await server.sent(); // marks have numbers: of what was said before, all of them are known then
-  const { selected, state: { revision } } = store;
+export function removeSelected() {
+  const { selected } = store;
   if (selected === null) return;
   store.selected = null; // pressed once more, it does not remove what has this number next
   changed("selected");
-  if (await say({ op: "remove", input: selected.input, revision })) toast("Mark removed");
+  const same = JSON.stringify(selected);
+  server.afterwards(async () => { // marks have numbers: of what was said before, all of them are known then
+    if (!packetOf(selected.frame)?.inputs.some((input) => JSON.stringify(input) === same)) return;
+    if (await say({ op: "remove", input: selected.input, revision: store.state.revision })) toast("Mark removed");
+  });
 }
 
 // The pointer

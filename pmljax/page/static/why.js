@@ -8,10 +8,10 @@ import { nameOf, on, show, store } from "./store.js";
 const card = document.getElementById("because");
 const canvas = document.getElementById("canvas");
 const PAUSE = 60; // milliseconds between two questions
-let asking = false, wanted = null;
+let asking = false, wanted = null, last = null; // pixels: the next question's, the last one's
 
 async function ask(pixel) {
-  wanted = pixel;
+  wanted = last = pixel;
   if (asking) return;
   asking = true;
   while (wanted && store.why) {
@@ -68,8 +68,10 @@ export function askAt(pixel) {
 
 export function begin() {
   canvas.addEventListener("pointermove", (event) => store.why && askAt(pixelAt(event.clientX, event.clientY)));
+  on("frame packet", () => askAt(last)); // another answer, perhaps, for the same pixel
   on("why", () => {
     if (store.why) return;
+    last = null;
     card.hidden = true;
     pending.because = [];
     redraw();
