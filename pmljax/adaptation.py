@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
-from pmljax.memory import SPARSE, around, cells_kept, choose, further
+from pmljax.memory import SPARSE, around, cells_kept, choose, further, slot_of
 from pmljax.references import References, places
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
@@ -50,8 +50,8 @@ class Adaptation:
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
     ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
     memory: int = 0
-    """Of how many frames some cells are remembered longer: the last so many of every fifth in which anything that is followed
-    is in sight (`pmljax/memory.py`)."""
+    """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight, every
+    tenth, twentieth, … once that are more (`pmljax/memory.py`)."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -213,11 +213,18 @@ def adapt(
         return references
     cell, valid = choose(shares.reshape(y, x, -1), joins, index)
     rows = {name: column[cell] for name, column in written.items()} | {"valid": valid}
-    apart = SPARSE * adaptation.every
-    at = references.valid.shape[0] - adaptation.rows(cells) + index // apart % adaptation.memory * cells_kept(cells)
+    apart, each, first = (
+        SPARSE * adaptation.every,
+        cells_kept(cells),
+        references.place[0, 0],
+    )  # of the frames with a mask
+    start = references.valid.shape[0] - adaptation.rows(cells)
+    frame = references.place[start : start + adaptation.memory * each : each, 0]
+    slot, takes = slot_of(index // apart - first // apart, jnp.where(frame < 0, -1, frame // apart - first // apart))
     # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
-    there = jax.lax.dynamic_slice_in_dim(references.valid, at, cells_kept(cells)).sum(dtype=jnp.int32)
-    return _put(references, rows, at, (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= there))
+    there = jax.lax.dynamic_slice_in_dim(references.valid, start + slot * each, each).sum(dtype=jnp.int32)
+    takes &= (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= there)
+    return _put(references, rows, start + slot * each, takes)
 
 
 def _put(

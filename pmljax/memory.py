@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-SPARSE = 5  # every how many-th frame is kept of; what is older than the slots for them hold makes room for it
+SPARSE = 5  # every how many-th frame is kept of, until there is no room: then every tenth, twentieth, … (`slot_of`)
 CELLS = 512  # of each, at most
 PRESENT = 0.1  # an object is in a cell that has as much of it
 AROUND = 2  # cells around those: what is kept tells the object from what is beside it
@@ -31,6 +31,19 @@ class Kept(NamedTuple):
 def cells_kept(cells: int) -> int:
     """How many cells are kept of a frame of `cells`."""
     return min(CELLS, cells)
+
+
+def slot_of(number: Int[Array, ""], there: Int[Array, "n"]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    """(the slot that frame `number` of those that may be kept, 0, 1, 2, …, takes, whether it takes one).
+
+    there: the numbers of the frames in the slots, −1 where there is none.  The frames that are kept span all that was seen, one
+    as far from the next as the slots allow, a power of two apart: once they do not hold every one, every second is the next to
+    go, the oldest first.
+    """
+    doubled = jnp.sum(len(there) << jnp.arange(20, dtype=jnp.int32) <= number, dtype=jnp.int32)
+    apart = 1 << doubled
+    going = jnp.where(there < 0, -1, jnp.where(there % apart == 0, jnp.iinfo(jnp.int32).max, there))
+    return going.argmin().astype(jnp.int32), number % apart == 0
 
 
 def choose(shares: Float[Array, "y x o"], joins: Bool[Array, "q"], index: Int[Array, ""]) -> Kept:

@@ -7,7 +7,7 @@ from test_adaptation import COLOR, SIZE, clip, mean_j, references, run, with_ada
 
 from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw
 from pmljax.errors import InputError
-from pmljax.memory import AROUND, CELLS, FURTHER, PRESENT, choose
+from pmljax.memory import AROUND, CELLS, FURTHER, PRESENT, choose, slot_of
 from pmljax.references import References
 from pmljax.retrieval import Neighbours
 from pmljax.segment import start, step
@@ -90,7 +90,7 @@ def test_search_against_a_loop(window, stretch, rng):
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_every_fifth_frame_that_joins_is_remembered(every, rng):
-    """Against a list: the last `memory` of them; rows are what the frame's cells were; the ring is as it is without."""
+    """Against a list (`thinned`); rows are what the frame's cells were; the ring is as it is without."""
     frames = rng.integers(0, 255, (26 * every, *SIZE, 3), dtype=np.uint8)
     preset = with_adaptation(frames=2, memory=3, every=every)
     labels = np.uint8(frames[0, ..., 0] > 128)
@@ -102,7 +102,7 @@ def test_every_fifth_frame_that_joins_is_remembered(every, rng):
     for i, frame in enumerate(frames[1:], 1):
         state, _ = step(COLOR, state, frame)
         place, valid = (np.asarray(v)[after] for v in (state.references.place, state.references.valid))
-        kept = [n for n in range(1, i + 1) if n % (5 * every) == 0][-3:]
+        kept = [5 * every * n for n in thinned(i // (5 * every), 3)]
         assert sorted(set(place[valid, 0])) == kept
         if kept and i == kept[-1]:
             rows = np.asarray(state.references.embedding)[after][place[:, 0] == i]
@@ -117,10 +117,52 @@ def test_every_fifth_frame_that_joins_is_remembered(every, rng):
     assert sorted(set(np.asarray(without.place)[after][np.asarray(without.valid)[after], 0])) == kept[:-1]
 
 
+def thinned(last, slots):
+    """Which of 1…last are kept in so many slots."""
+    kept, apart = [], 1
+    for n in range(1, last + 1):
+        apart *= 2 if n == slots * apart else 1
+        if n % apart == 0:
+            if len(kept) == slots:
+                kept.remove(min(k for k in kept if k % apart))
+            kept.append(n)
+    return kept
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 13])
+def test_what_is_kept_spans_all_that_was_seen(slots):
+    there = np.full(slots, -1, np.int32)
+    for n in range(1, 300):
+        slot, takes = slot_of(jnp.int32(n), jnp.asarray(there))
+        if takes:
+            there[slot] = n
+        kept = sorted(there[there >= 0].tolist())
+        assert kept == thinned(n, slots)
+        if n > slots:
+            assert np.diff([0, *kept, n]).max() <= 2 * n / slots
+
+
+def test_a_stream_that_begins_late_is_remembered_as_one_that_begins_at_once():
+    frames, truth = clip(33, lambda n: (36, 60), lambda n: np.array([230, 60, 60]))
+    kept = []
+    for begin in (0, 700):
+        state = start(COLOR, frames[0], truth[0], index=begin, preset=with_adaptation(frames=2, memory=3))
+        for frame in frames[1:]:
+            state, _ = step(COLOR, state, frame)
+        rule, cells = state.preset.adaptation, int(np.prod(COLOR.config.grid(frames[0].shape[:2])))
+        here = slice(-rule.rows(cells), -rule.ring(cells))
+        place, valid = np.asarray(state.references.place)[here], np.asarray(state.references.valid)[here]
+        kept.append(sorted({int(i) - begin for i in place[valid, 0]}))
+    assert kept[0] == kept[1] == [5 * n for n in thinned(6, 3)]
+
+
 def test_what_does_not_join_is_not_remembered():
     y, x = 4, 6
-    rule = Adaptation(frames=1, memory=1, bound=0.5)
-    r = remembered(np.random.default_rng(0), 50, y * x, 1, 1)
+    rule = Adaptation(frames=1, memory=2, bound=0.5)
+    r = remembered(np.random.default_rng(0), 50, y * x, 1, 2)
+    row = jnp.arange(len(r.valid))
+    place = jnp.where(row[:, None] < 50, 0, -jnp.ones_like(r.place))
+    r = r._replace(place=place, valid=r.valid & ((row < 50) | (row >= len(row) - rule.ring(y * x))))
     far = jnp.where(jnp.arange(y * x) < 7, 1.0, 0.1)
     found = Found(Neighbours(far[:, None], jnp.zeros((y * x, 1), jnp.int32)), far)
     shares = jnp.tile(jnp.array([[0.4, 0.6]]), (y * x, 1))
