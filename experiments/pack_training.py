@@ -23,7 +23,7 @@ from pmljax.data.images import frame_number, read_image
 from pmljax.data.stills import list_stills
 from pmljax.errors import InputError
 from pmljax.files import write_file
-from pmljax.terminal import fail
+from pmljax.terminal import status
 
 
 def pack_picture(picture: Path, out: Path, quality: int) -> None:
@@ -81,16 +81,20 @@ def main() -> int:
     parser.add_argument("--quality", type=int, default=70, help="of WebP")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    try:
-        files = davis_files(args.davis, args.split, args.every, args.out / "davis")
-        files += still_files(args.stills, args.out / "stills")
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(lambda pair: pack_picture(*pair, args.quality), files))
-    except InputError as error:
-        return fail(str(error))
+    return status(lambda: pack(args))
+
+
+def pack(args: argparse.Namespace) -> None:
+    if args.every < 1 or not 0 <= args.quality <= 100:
+        raise InputError(f"--every {args.every} --quality {args.quality}: expected 1 or more, and 0…100")
+    if not args.stills.is_dir():
+        raise InputError(f"{args.stills}: no such folder; expected pictures with masks, in VOC's layout")
+    files = davis_files(args.davis, args.split, args.every, args.out / "davis")
+    files += still_files(args.stills, args.out / "stills")
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda pair: pack_picture(*pair, args.quality), files))
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{len(files)} pictures, {size / 2**20:.1f} MiB in {args.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,10 +36,11 @@ from pmljax.labels import encode_labels
 from pmljax.model import Model
 from pmljax.sampling import Augment, Clip
 from pmljax.semantic import SemanticNet, create_variables, evaluate, score, semantic_objective
-from pmljax.terminal import fail, training_bar
+from pmljax.terminal import note, status, training_bar
 from pmljax.train import TrainConfig
 from pmljax.weights import bundled, load
-from pmljax.weights.carry import carry_into, carry_over
+from pmljax.weights.bundled import fingerprint
+from pmljax.weights.carry import carry_into, carry_over, check_sight
 
 RECIPES = {
     # Of the first values tried; not tuned.
@@ -144,7 +145,10 @@ class Pretrain:
         net = SemanticNet(config.model, pictures.classes)
         variables = create_variables(net, jax.random.key(config.seed))
         if self.init:
-            variables, report = carry_into(variables, load(self.init).variables)
+            given = load(self.init)
+            check_sight(given.config, config.model, f"--init {self.init}", config.model.name)
+            variables, report = carry_into(variables, given.variables)
+            config = replace(config, init=fingerprint(given))
             print(report.text())
         validate = None
         if held_out:
@@ -287,13 +291,10 @@ def make_pictures(root: Path, count: int = 24) -> None:
 
 def main() -> int:
     try:
-        tyro.cli(Pretrain, description=__doc__).run()
-    except InputError as error:
-        return fail(str(error))
+        return status(tyro.cli(Pretrain, description=__doc__).run)
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        note("stopped; the same command continues")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

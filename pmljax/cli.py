@@ -98,11 +98,7 @@ class Evaluate:
         year, names = find_split(self.davis, self.split, self.year, self.sequences)
         sequences = [open_sequence(self.davis, name) for name in names]
         # Every sequence is looked at before the first is segmented.
-        opened = [(s, s.frames()) for s in sequences]
-        for sequence, frames in opened:
-            for name, annotation in sequence.counted():
-                if frames.position(name) is None:
-                    raise InputError(f"{annotation}: found no picture of that name in {frames.path}; expected one")
+        opened = [(s, s.scored()) for s in sequences]
         masks = {s.name: first_mask(s, frames, year) for s, frames in opened}
         model, preset = self.computing.prepare()
         seconds, count = 0.0, 0

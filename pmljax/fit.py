@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from pmljax.errors import InputError, differing
 from pmljax.model import Model
 from pmljax.parallel import replicate, split, spread
-from pmljax.runlog import RunLog
+from pmljax.runlog import RunLog, read_log
 from pmljax.sampling import Augment
 from pmljax.train import (
     Objective,
@@ -74,29 +74,39 @@ def fit(
     score: the one by which the best checkpoint is kept.  describe: a clip's number in words.
     seconds: the steps are as many as there is time for from now on, by the pace of the first few, and config's are none of
     its concern; a run that goes on keeps the number that it has.  report: called with the numbers of every line of the log.
-    Raises InputError where the folder holds another recipe's run, and where the loss is no longer finite: then the last
-    checkpoint and the clip are named; of a single clip's loss the checkpoint is the state before it.
+    Raises InputError where the folder holds another recipe's run, or what no run of ours wrote, and where the loss is no longer
+    finite: then the last checkpoint and the clip are named; of a single clip's loss the checkpoint is the state before it. Of a
+    new run nothing is written, and of an old one nothing removed, before the first clips are there.
     """
-    if overwrite and run.is_dir():
-        _clear(run)
+    _check_ours(run)
     started = time.monotonic()
     step, key = spread(config, objective), jax.random.key(config.seed)
-    state = create_state(config, variables)
-    folder = checkpoint.open_folder(run, every.keep)
-    begin = folder.latest_step()
-    if begin is None:
-        begin, state = 0, replicate(state)
+    state, devices = create_state(config, variables), jax.local_device_count()
+    new = overwrite or not (run / checkpoint.FOLDER).is_dir() or not any((run / checkpoint.FOLDER).glob("[0-9]*"))
+    if new:
+        state, stream = replicate(state), batches(0)
+        with _advice(config):
+            batch = split(next(stream), devices)
         if seconds is not None:
             left = seconds + started - time.monotonic()
             with _advice(config):
                 config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
+        if overwrite and run.is_dir():
+            _clear(run)
+    folder = checkpoint.open_folder(run, every.keep)
+    if new:
+        begin = 0
         checkpoint.save(folder, 0, config, state, evaluated(config, state))
     else:
+        begin = folder.latest_step()
+        assert begin is not None
         before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
         if seconds is not None:
             config = dataclasses.replace(config, steps=before["steps"])
         _same_recipe(run, before, config)
-        state = checkpoint.restore(folder, begin, replicate(state))
+        state, stream = checkpoint.restore(folder, begin, replicate(state)), batches(begin)
+        with _advice(config):
+            batch = split(next(stream), devices)
     first = jax.process_index() == 0
     log = RunLog(run, dataclasses.asdict(config), begin) if first else None
     with ExitStack() as opened:  # closed whatever stops the run
@@ -107,17 +117,18 @@ def fit(
             report(begin, {"steps": float(config.steps)})
             if log and not begin:
                 log.write(0, {"steps": float(config.steps)})
-        devices = jax.local_device_count()
-        stream, kept, pictures, since = batches(begin), [], 0, time.monotonic()
+        kept, pictures, since, failure = [], 0, time.monotonic(), None
         steps = replicate(jnp.float32(config.steps))
-        with _advice(config):
-            batch = split(next(stream), devices)
         for n in range(begin, config.steps):
+            done, last = n + 1, n + 1 == config.steps
             pictures += config.batch * (batch.frames.shape[2] if batch.frames.ndim == 6 else 1)
             with _advice(config):
                 state, metrics = step(state, batch, key, steps)
-                # The next clips are read while the devices work.
-                batch = split(next(stream), devices)
+                if not last:  # the next clips are read while the devices work
+                    try:
+                        batch = split(next(stream), devices)
+                    except InputError as error:  # after this step is kept
+                        failure = error
                 metrics = jax.device_get(metrics)
             if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
                 # Where other clips of the batch are well, so is the state; else it may be what diverged, and the last
@@ -129,7 +140,6 @@ def fit(
                 kept_at = run / checkpoint.FOLDER / str(folder.latest_step())
                 raise InputError(_diverged(run, n, kept_at, config, metrics, describe))
             kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
-            done, last = n + 1, n + 1 == config.steps
             if done % every.log == 0 or last:
                 numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
                 now = time.monotonic()
@@ -146,8 +156,10 @@ def fit(
                     log.draw(list(scores))
                 report(done, scores)
                 since, pictures = time.monotonic(), 0
-            if scores or done % every.save == 0 or last:
+            if scores or done % every.save == 0 or last or failure:
                 checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
+            if failure:
+                raise failure
         if log:
             log.draw()
         return evaluated(config, state)
@@ -185,9 +197,26 @@ def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None
         )
 
 
+LEFT = (checkpoint.FOLDER, "tensorboard", "validation")  # the folders of a run
+
+
+def _check_ours(run: Path) -> None:
+    """InputError where the folder holds what has the name of a run's file or folder, but no run of ours wrote it."""
+    log = run / "log.jsonl"
+    if log.is_file() and "run" in (read_log(log) or [{}])[0]:
+        return
+    strange = [run / name for name in LEFT if (run / name).is_dir() and any((run / name).iterdir())]
+    if strange and (run / checkpoint.FOLDER).is_dir():  # killed before its log was begun
+        begun = [p for p in (run / checkpoint.FOLDER).iterdir() if p.name.partition(".")[0].isdecimal()]
+        strange = [] if begun and len(begun) == len(list((run / checkpoint.FOLDER).iterdir())) else strange
+    strange += [log] if log.is_file() and log.stat().st_size else []
+    if strange:
+        raise InputError(f"{strange[0]}: found what no run of pmljax wrote; expected another --out, or nothing there")
+
+
 def _clear(run: Path) -> None:
-    """Remove what a run of ours left in the folder, and nothing else."""
-    for name in (checkpoint.FOLDER, "tensorboard", "validation"):
+    """Remove what a run of ours (`_check_ours`) left in the folder, and nothing else."""
+    for name in LEFT:
         shutil.rmtree(run / name, ignore_errors=True)
     for name in ("log.jsonl", "loss.png"):
         (run / name).unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def triplet_loss(
     """
     if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
         raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
-    near, far = nearest_two(anchors, anchor_labels, pool, pool_labels)
+    near, far = nearest_two(anchors, anchor_labels, pool, jnp.where(pool_labels < labels, pool_labels, -1))
     there = (near >= 0) & (far >= 0) & (anchor_labels >= 0) & (anchor_labels < labels)
     # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else.
     positive = _squared(anchors, pool[jnp.maximum(near, 0)])

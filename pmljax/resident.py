@@ -113,7 +113,7 @@ def _store(reels: list[tuple[list[np.ndarray], list[float]]]) -> Store:
 def _packed(reel: RawClip, canvas: tuple[int, int]) -> tuple[list[np.ndarray], list[float]]:
     h, w = reel.labels[0].shape
     share = min(canvas[0] / h, canvas[1] / w, 1)
-    short_side = int(share * min(h, w))
+    short_side = max(int(share * min(h, w)), 1)
     pictures = []
     for image, labels in zip(reel.frames, reel.labels, strict=True):
         image, labels = (scale_down(x, short_side).astype(np.uint32) for x in (image, labels))

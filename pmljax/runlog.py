@@ -33,7 +33,7 @@ class RunLog:
         try:
             from tensorboardX import SummaryWriter
 
-            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=begin + 1 if begin else None)
+            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=begin + 1)
         except ModuleNotFoundError:
             self.events = None
 
@@ -46,6 +46,7 @@ class RunLog:
         if self.events:
             for name, value in numbers.items():
                 self.events.add_scalar(name, value, step)
+            self.events.flush()  # a kill loses nothing of what the log has
 
     def draw(self, scores: Sequence[str] = ()) -> None:
         """Write `RUN/loss.png`, with the validation's `scores` (by default those drawn before); needs matplotlib, writes
@@ -54,7 +55,8 @@ class RunLog:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
             return
-        self.scores = list(scores) or self.scores
+        told = [line for line in self.lines if "step" in line and not {"loss", "steps"} & line.keys()]
+        self.scores = list(scores) or self.scores or [name for line in told[-1:] for name in line if name != "step"]
         steps, loss = series(self.lines, "loss")
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -98,9 +100,13 @@ def series(lines: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarr
 
 
 def circumstances() -> dict[str, Any]:
-    """Versions, device and commit: what a result needs to be had again."""
+    """Versions, device and commit: what a result needs to be had again. No commit where this file is in no repository of its
+    own, as in an environment that lies within another's."""
     here = Path(__file__).parent
     try:
+        subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", "runlog.py"], capture_output=True, check=True
+        )
         command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

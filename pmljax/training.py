@@ -58,17 +58,20 @@ class Clips:
             year, names = davis.find_split(self.davis, self.split, self.year)
             sequences = [davis.open_sequence(self.davis, name) for name in names]
             source = clip_sources.VideoSource(sequences, "davis", cache, merge=year == 2016)
-            found.append((f"davis {year} {self.split} ({len(names)})", source))
+            told = clip_sources.fingerprint(path for s in sequences for path in (*s.files, *s.annotations.values()))
+            found.append((f"davis {year} {self.split} ({len(names)}, {told})", source))
         if self.youtube_vos:
             names = youtube_vos.list_videos(self.youtube_vos)
             videos = [youtube_vos.open_video(self.youtube_vos, name) for name in names]
             kept, short = clip_sources.long_enough(videos)
-            words = f"youtube-vos ({len(kept)}, {short} with fewer than 3 annotated frames left out)"
+            told = clip_sources.fingerprint(path for s in kept for path in (*s.files, *s.annotations.values()))
+            words = f"youtube-vos ({len(kept)}, {told}, {short} with fewer than 3 annotated frames left out)"
             found.append((words, clip_sources.VideoSource(kept, "youtube-vos", cache)))
         if self.stills:
             # Of pictures with background, half with all their parts as one object: parts, or the whole.
             stills = StillSource(self.stills, self.stills_split, merge=0.5, cache=cache)
-            found.append((f"stills {self.stills_split} ({len(stills.pairs)})", stills))
+            told = clip_sources.fingerprint(path for pair in stills.pairs for path in pair)
+            found.append((f"stills {self.stills_split} ({len(stills.pairs)}, {told})", stills))
         if self.tfds:
             found.append(("tfds davis/480p train", tfds_source(self.tfds, "train", cache=cache)))
         if self.synthetic:
@@ -187,6 +190,10 @@ class Train:
             least = 0 if name in ("validate_frames", "workers") else 1
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more")
+        if not 0 <= self.changes.seed < 2**32:
+            raise InputError(f"--seed {self.changes.seed}: expected 0…{2**32 - 1}")
+        if self.changes.short_side is not None and self.changes.short_side < 8:
+            raise InputError(f"--short-side {self.changes.short_side}: expected 8 or more")
         use_device(self.device)
         sources, weights, words = self.clips.sources(self.changes.seed)
         if self.resident:
@@ -317,16 +324,10 @@ class Train:
 
         from pmljax.weights import load
         from pmljax.weights.bundled import fingerprint
-        from pmljax.weights.carry import carry_over
+        from pmljax.weights.carry import carry_over, check_sight
 
         given = load(self.init)
-        for name in ("geometry", "scaling"):  # neither shows in names or shapes
-            found, expected = getattr(given.config, name), getattr(config.model, name)
-            if found != expected:
-                raise InputError(
-                    f"--init {self.init}: found a network of {name} {found}, expected {expected}, as in recipe"
-                    f" {self.recipe}: its weights would fit and compute something else"
-                )
+        check_sight(given.config, config.model, f"--init {self.init}", self.recipe)
         variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
         print(report.text(), file=sys.stderr)  # standard output is the result's
         return variables, fingerprint(given)

@@ -12,7 +12,7 @@ from pmljax import metrics
 from pmljax.data import davis
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.files import write_file
-from pmljax.labels import VOID, object_ids, read_labels
+from pmljax.labels import VOID, has_ids, object_ids, read_labels
 from pmljax.model import Model
 from pmljax.presets import PRESETS, Preset
 from pmljax.results import first_mask
@@ -31,8 +31,8 @@ def on_davis(
     """
     year, names = davis.find_split(root, split, year)
     sequences = [davis.open_sequence(root, name) for name in names]
-    for sequence in sequences:
-        sequence.counted()
+    for sequence in sequences:  # all is looked at before training begins
+        first_mask(sequence, sequence.scored(), year)
 
     def validate(model: Model, run: Path) -> dict[str, float]:
         scores = {}
@@ -55,7 +55,8 @@ def score_sequence(
     stream = [frame for frame in sequence.frames().stamped() if frame.name in wanted]
     ids = object_ids(mask[0])
     results = list(segment(model, ((f.number, f.image) for f in stream), mask, preset=preset))
-    truths = [_truth(counted[i][1], year) for i in chosen]
+    with_ids = year == 2017 and has_ids(counted[0][1].with_name(f"{wanted[0]}.png"))
+    truths = [_truth(counted[i][1], year, with_ids) for i in chosen]
     scores = np.stack([metrics.frame_scores(r, t, ids) for r, t in zip(results[1:], truths, strict=True)])  # pyright: ignore
     if picture:
         sheet = ContactSheet()
@@ -72,7 +73,7 @@ def _spaced(count: int, frames: int) -> Sequence[int]:
     return [int(i) for i in np.linspace(0, count - 1, frames).round()]
 
 
-def _truth(path: Path, year: int) -> np.ndarray:
-    labels = read_labels(path)
+def _truth(path: Path, year: int, ids: bool) -> np.ndarray:
+    labels = read_labels(path, ids=ids)
     labels = np.where(labels == VOID, 0, labels).astype(np.uint8)
     return (labels > 0).astype(np.uint8) if year == 2016 else labels

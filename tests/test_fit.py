@@ -20,7 +20,7 @@ import pmljax
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.fit import Every, _same_recipe, fit
-from pmljax.runlog import read_log
+from pmljax.runlog import RunLog, read_log
 from pmljax.sampling import Augment, Clip
 from pmljax.train import Outcome, TrainConfig
 from pmljax.weights import checkpoint
@@ -231,6 +231,64 @@ def test_another_recipe_is_refused_and_overwrite_starts_anew(tmp_path):
     train(tmp_path, other, overwrite=True)
     lines = read_log(tmp_path / "log.jsonl")
     assert lines[0]["run"]["config"]["rate"] == 0.01 and (tmp_path / "mine.txt").is_file()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_no_run_wrote_is_left_alone(tmp_path, overwrite):
+    for name in ("checkpoints/best.pth", "validation/mine.txt", "tensorboard/x", "log.jsonl"):
+        run = tmp_path / name.replace("/", "-")
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("mine")
+        with pytest.raises(InputError, match="found what no run of pmljax wrote; expected another --out"):
+            train(run, overwrite=overwrite)
+        assert (run / name).read_text() == "mine" and len([p for p in run.rglob("*") if p.is_file()]) == 1
+
+
+def test_nothing_is_removed_or_begun_before_the_first_clips_are_there(tmp_path):
+    def broken(start):
+        raise InputError("00000.jpg: broken or truncated picture")
+        yield
+
+    options = {"objective": objective, "variables": variables()}
+    with pytest.raises(InputError, match="broken"):
+        fit(tmp_path / "new", CONFIG, broken, **options)
+    assert not (tmp_path / "new").exists()
+    train(tmp_path / "old", dataclasses.replace(CONFIG, steps=5))
+    before = {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="broken"):
+        fit(tmp_path / "old", CONFIG, broken, overwrite=True, **options)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()}
+
+
+def test_clips_that_cannot_be_read_cost_no_step_that_was_done(tmp_path):
+    def until(n):
+        def batches(start):
+            for i, batch in enumerate(numbers()(start), start):
+                if i >= n:
+                    raise InputError("00003.jpg: broken or truncated picture")
+                yield batch
+
+        return batches
+
+    options = {"objective": objective, "variables": variables()}
+    fit(tmp_path / "short", dataclasses.replace(CONFIG, steps=7), until(7), **options)  # one beyond is not asked for
+    longer = dataclasses.replace(CONFIG, steps=20)
+    with pytest.raises(InputError, match="broken"):
+        fit(tmp_path / "part", longer, until(7), every=Every(log=5, save=100), **options)
+    fit(tmp_path / "whole", longer, numbers(), every=Every(save=7, keep=9), **options)
+    assert state_bytes(tmp_path / "part", 7) == state_bytes(tmp_path / "whole", 7)
+
+
+def test_the_picture_of_a_finished_run_keeps_its_scores(tmp_path):
+    log = RunLog(tmp_path, {}, 0)
+    log.write(5, {"loss": 1.0})
+    log.write(5, {"J&F": 0.5, "J": 0.4})
+    log.draw(["J&F", "J"])
+    log.close()
+    again = RunLog(tmp_path, {}, 5)
+    again.draw()
+    again.close()
+    assert again.scores == ["J&F", "J"]
 
 
 def test_a_loss_that_is_not_finite_names_the_clip_and_keeps_the_state_before(tmp_path):

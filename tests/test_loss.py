@@ -105,6 +105,13 @@ def test_empty_pools_give_no_loss_and_no_gradient(empty, hinge):
         assert not np.any(triplet_loss(a, al, p, pl, hinge=hinge)[1:])
 
 
+def test_numbers_that_are_no_label_take_no_part():
+    anchors, pool = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.1, 0.0], [2.0, 0.0]])
+    at = partial(triplet_loss, anchors, jnp.array([0]), pool, jnp.array([0, 2, 1]), margin=0.0)
+    assert at().loss == 0  # of two labels: 1 is nearer than 4
+    assert np.isclose(at(labels=3).loss, 0.99)  # of three: .01 is nearer
+
+
 def test_equal_pixels_have_a_finite_gradient():
     same = jnp.ones((4, 3))
     labels = jnp.array([0, 1, 0, 1])

@@ -2,21 +2,24 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from pmljax.cli import main
 from pmljax.config import NAMED, ModelConfig
 from pmljax.errors import InputError
-from pmljax.labels import encode_labels
+from pmljax.labels import encode_labels, read_labels
 from pmljax.model import abstract
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
 from pmljax.training import Changes, Clips, Train
+from pmljax.validation import on_davis
 from pmljax.weights import load
 
 pytestmark = pytest.mark.usefixtures("one_step_for_all")
@@ -56,7 +59,11 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     command += ["--validate", "dev", "--validate-every", "3", "--validate-frames", "2", "--position", "yx"]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["data"] == "davis 2017 train (1) × 1" and 0 <= result["J&F"] <= 1 and np.isfinite(result["loss"])
+    assert (
+        re.fullmatch(r"davis 2017 train \(1, [0-9a-f]{8}\) × 1", result["data"])
+        and 0 <= result["J&F"] <= 1
+        and np.isfinite(result["loss"])
+    )
     assert (run / "validation/made.jpg").is_file() and (run / "log.jsonl").is_file()
     assert load(run).config.position == "yx"
     assert main(command) == 0  # nothing left to do
@@ -95,6 +102,9 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--stills", "nowhere"], "no such split"),
         (["--synthetic", "--synthetic-clips", "0"], "--synthetic-clips 0: expected 1 or more"),
         (["--davis", "ROOT", "--batch", "0"], "batch 0: expected 1 or more"),
+        (["--davis", "ROOT", "--seed", "-1"], "--seed -1: expected 0…4294967295"),
+        (["--davis", "ROOT", "--seed", "4294967296", "--overwrite"], "--seed 4294967296: expected"),
+        (["--davis", "ROOT", "--short-side", "0", "--resident"], "--short-side 0: expected 8 or more"),
         (["--davis", "ROOT", "--accumulate", "3"], "accumulate 3: expected a divisor of batch 4"),
         (["--davis", "ROOT", "--init", "nowhere"], "model nowhere"),
         (["--davis", "ROOT", "--paste", "0.5"], "recipe small, paste 0.5: found no --resident"),
@@ -117,6 +127,41 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert main(["train", "--out", str(out), *(x.replace("ROOT", str(root)) for x in more)]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_data_are_known_by_their_names_and_sizes(root, tmp_path):
+    before = Clips(davis=root).sources(0)[2]
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    assert Clips(davis=other).sources(0)[2] == before
+    next((other / "Annotations/480p/made").iterdir()).write_bytes(encode_labels(np.zeros((95, 150), np.uint8)))
+    assert Clips(davis=other).sources(0)[2] != before
+
+
+def test_what_a_validation_lacks_is_told_before_training(root, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    (other / "JPEGImages/480p/made/00003.png").unlink()
+    with pytest.raises(InputError, match=r"00003\.png: found no picture of that name"):
+        on_davis(other, "dev")
+    shutil.copytree(root, tmp_path / "empty")
+    (tmp_path / "empty/Annotations/480p/made/00000.png").write_bytes(encode_labels(np.zeros((95, 150), np.uint8)))
+    with pytest.raises(InputError, match=r"00000\.png: found no object"):
+        on_davis(tmp_path / "empty", "dev")
+
+
+def test_void_is_void_in_grey_masks_with_ids(root, tmp_path):
+    """Frames with 0 and 255 alone, beside others with ids: as scoring reads them."""
+    folder = tmp_path / "grey"
+    shutil.copytree(root, folder)
+    for path in (folder / "Annotations/480p/made").iterdir():
+        Image.fromarray(read_labels(path)).save(path)
+    void = np.zeros((95, 150), np.uint8)
+    void[:, :9] = 255
+    Image.fromarray(void).save(folder / "Annotations/480p/made/00004.png")
+    (source,), _, _ = Clips(davis=folder).sources(0)
+    labels = source.reel(0, np.random.default_rng(0), 1, None).labels
+    assert set(np.unique(labels[4])) == {0, 255} and set(np.unique(labels[0])) == {0, 1, 2}
 
 
 def test_as_many_made_clips_as_asked_for():

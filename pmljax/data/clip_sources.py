@@ -5,9 +5,10 @@ A source draws a clip from a random generator alone. NumPy only. Axes: `h w` fra
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from jaxtyping import UInt8
 from pmljax.data import davis
 from pmljax.data.images import read_image
 from pmljax.errors import InputError
-from pmljax.labels import VOID, check_labels, read_labels
+from pmljax.labels import VOID, check_labels, has_ids, read_labels
 
 
 class RawClip(NamedTuple):
@@ -120,12 +121,31 @@ def hold_pair(
     return held[:, : 3 * w].reshape(len(held), w, 3), held[:, 3 * w :]
 
 
-def read_pair(picture: Path, mask: Path, short_side: int | None, cache: Cache | None) -> tuple[np.ndarray, np.ndarray]:
-    """A frame uint8 `[h, w, 3]` and its labels `[h, w]`, scaled down; InputError if they are not of one size."""
+def fingerprint(files: Iterable[Path]) -> str:
+    """Eight digits that differ where the files' names or sizes do: which data a run was begun with."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file that is there") from None
+        digest.update(f"{path.parent.name}/{path.name} {size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:8]
+
+
+def read_pair(
+    picture: Path, mask: Path, short_side: int | None, cache: Cache | None, first: Path | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame uint8 `[h, w, 3]` and its labels `[h, w]`, scaled down; InputError if they are not of one size.
+
+    first: the first mask of the same video: where it has ids (`has_ids`), a grey mask's 255 is void, as in scoring.
+    """
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(picture)
-        return image, check_labels(read_labels(mask), str(mask), image.shape[:2])
+        image, labels = read_image(picture), read_labels(mask)
+        if first and set(np.unique(labels)) <= {0, 1} and has_ids(first):
+            labels = read_labels(mask, ids=True)
+        return image, check_labels(labels, str(mask), image.shape[:2])
 
     return hold_pair((picture, mask), read, short_side, cache)
 
@@ -150,6 +170,7 @@ class VideoSource:
             raise InputError(f"{name}: found no sequences; expected at least one")
         self.name, self.cache, self.merge = name, cache, merge
         self.videos = [(s.name, s.annotated()) for s in sequences]
+        self.first = {frames[0][2].parent: frames[0][2] for _, frames in self.videos if frames}
         for video, frames in self.videos:
             if len(frames) < 3:
                 raise InputError(f"{name} {video}: found {len(frames)} annotated frames; expected 3 or more")
@@ -172,7 +193,8 @@ class VideoSource:
         return self._read(f"{self.name} {video}", annotated, short_side)
 
     def _read(self, name: str, chosen: list[tuple[float, Path, Path]], short_side: int | None) -> RawClip:
-        read = [read_pair(picture, mask, short_side, self.cache) for _, picture, mask in chosen]
+        first = None if self.merge else self.first[chosen[0][2].parent]
+        read = [read_pair(picture, mask, short_side, self.cache, first) for _, picture, mask in chosen]
         for (_, picture, _), (_, labels) in zip(chosen, read, strict=True):
             if labels.shape != read[0][1].shape:
                 raise InputError(f"{picture}: its size is not that of {chosen[0][1].name}; expected frames of one size")

@@ -24,6 +24,14 @@ class Sequence(NamedTuple):
             raise InputError(f"{self.name}: found no frames; expected JPEGImages/…/{self.name}/NNNNN.jpg")
         return open_files(self.files[0].parent, self.files)
 
+    def scored(self) -> Frames:
+        """The frames; InputError if one that is scored (`counted`) has no annotation or no picture."""
+        frames = self.frames()
+        for name, path in self.counted():
+            if frames.position(name) is None:
+                raise InputError(f"{path}: found no picture of that name in {frames.path}; expected one")
+        return frames
+
     def annotated(self) -> list[tuple[float, Path, Path]]:
         """(the frame's own number, picture, annotation) of the frames that have both."""
         return [
@@ -66,9 +74,9 @@ def find_split(
         raise InputError(f"--year {year}: expected 2016 (one object) or 2017 (several)")
     chosen = year or next((y for y, path in listed.items() if path.is_file()), 2016)
     if listed[chosen].is_file():
-        names = _lines(listed[chosen])
+        names = lines_of(listed[chosen])
     elif chosen == 2016 and pairs.is_file():
-        lines = [line.split()[0].split("/") for line in _lines(pairs)]
+        lines = [line.split()[0].split("/") for line in lines_of(pairs)]
         if any(len(parts) < 2 for parts in lines):
             raise InputError(f"{pairs}: expected lines of two paths, JPEGImages/…/SEQUENCE/NNNNN.jpg Annotations/…")
         names = list(dict.fromkeys(parts[-2] for parts in lines))
@@ -85,7 +93,8 @@ def find_split(
     return chosen, [name for name in names if not only or name in only]
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list that are not empty; InputError where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from pmljax.data.clip_sources import Cache, RawClip, read_pair
+from pmljax.data.davis import lines_of
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 
@@ -88,7 +89,7 @@ def list_stills(root: Path, split: str) -> list[tuple[Path, Path]]:
     if not listed.is_file():
         there = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "a VOC root"
         raise InputError(f"{listed}: no such split; expected one of {there}")
-    names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    names = [line.split()[0] for line in lines_of(listed)]
     if not names:
         raise InputError(f"{listed}: found an empty list; expected a name of a picture a line")
     pairs = []

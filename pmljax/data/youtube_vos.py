@@ -20,8 +20,9 @@ def list_videos(root: str | Path) -> list[str]:
     meta, pictures = root / "meta.json", root / "JPEGImages"
     if meta.is_file():
         try:
-            return sorted(json.loads(meta.read_text())["videos"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+            videos = json.loads(meta.read_text(encoding="utf-8-sig"))["videos"]
+            return sorted(dict(videos))
+        except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no text
             raise InputError(f'{meta}: expected JSON {{"videos": {{…}}}}') from None
     if not pictures.is_dir():
         raise InputError(f"{root}: found neither meta.json nor JPEGImages; expected a split of YouTube-VOS")

@@ -42,6 +42,18 @@ def _rooms(names: tuple[str, ...]) -> str:
     return ", ".join(f"{room} {rooms.count(room)}" for room in dict.fromkeys(rooms))
 
 
+def check_sight(given: ModelConfig, config: ModelConfig, where: str, recipe: str) -> None:
+    """InputError, beginning with `where`, for weights of a network of another geometry or scaling of colours, neither of which
+    shows in names or shapes. recipe: what `config` is of."""
+    for name in ("geometry", "scaling"):
+        found, expected = getattr(given, name), getattr(config, name)
+        if found != expected:
+            raise InputError(
+                f"{where}: found a network of {name} {found}, expected {expected}, as in recipe {recipe}: its weights would"
+                " fit and compute something else"
+            )
+
+
 def carry_over(variables: dict[str, Any], config: ModelConfig, key: PRNGKeyArray) -> tuple[dict[str, Any], Carried]:
     """A new embedding network's variables with every weight of `variables` that fits; InputError if none does.
 

@@ -81,7 +81,13 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: found a {kind}, expected a state_dict: tensors by name")
     # NumPy has no bfloat16; the others stay as they are.
     wide = {k: x.float() if x.dtype == torch.bfloat16 else x for k, x in found.items()}
-    return {str(k): x.detach().contiguous().numpy() for k, x in wide.items()}
+    try:
+        return {str(k): x.detach().contiguous().numpy() for k, x in wide.items()}
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # quantised, sparse, of 8 bits, without numbers
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{path}: found tensors that are no arrays ({reason}); expected dense ones of floats"
+        ) from None
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
