@@ -36,7 +36,7 @@ from pmljax.inputs import Edit, from_json  # noqa: E402
 from pmljax.interact import Session  # noqa: E402
 from pmljax.labels import encode_labels, read_labels  # noqa: E402
 from pmljax.page import desk as desks  # noqa: E402
-from pmljax.page import work  # noqa: E402
+from pmljax.page import warming, work  # noqa: E402
 from pmljax.page.app import MASK, make_app  # noqa: E402
 from pmljax.page.desk import Desk  # noqa: E402
 from pmljax.page.exports import coco_counts  # noqa: E402
@@ -51,7 +51,7 @@ from pmljax.weights import load  # noqa: E402
 from pmljax.weights.bundled import fingerprint  # noqa: E402
 
 SIZE = (95, 150)
-WARMER = desks.warmer  # the tests have one that does nothing
+WARMER = warming.warmer  # the tests have one that does nothing
 COLOR = load("color")
 
 
@@ -412,7 +412,7 @@ def test_a_log_with_the_default_vote_of_a_network(made, tmp_path, cache, monkeyp
 def test_nothing_is_compiled_for_a_user_who_undoes_twice(made, cache):
     """What `warm` and `warmer` do on the side has compiled it: with few marks, with more than vote, after a scribble."""
     session = Session(load("random:small"), pmljax.frames(made.folder), cache=cache)
-    desks.warm(session)
+    warming.warm(session)
     for step in WARMER(session.snapshot()):
         step()
     calls = [getattr(answers, name) for name in ("add", "search", "remove", "have", "search_anew", "votes")]

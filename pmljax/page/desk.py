@@ -20,13 +20,13 @@ from pmljax.errors import InputError
 from pmljax.inputs import PLACED, Edit
 from pmljax.interact import Session
 from pmljax.page.film import Film
+from pmljax.page.warming import COARSE, warm, warmer
 from pmljax.page.wire import packet, runs
 from pmljax.page.work import INPUT, SOME_TIME, VIEW, Worker
 from pmljax.views import Basis, colours, margins, principal, why
 
 PING = 15.0  # seconds after which a quiet line is shown to be alive
 QUIET = 0.3  # seconds without a question after which what nobody waits for is computed
-COARSE = 2  # how sure a frame is, is asked of every second row and column of cells
 
 T = TypeVar("T")
 Opening = Callable[[Callable[[], object]], Session]
@@ -310,45 +310,3 @@ def _told(edits: list[Edit]) -> str:
         "name": f"naming object {last.label}",
     }
     return words.get(last.op, last.op)
-
-
-def warm(session: Session) -> None:
-    """Compile what the first click needs, before a user waits for it."""
-    h, w = session.size
-    for label in (1, 0, 2):
-        session.click(0, label * (h - 1) // 2, w // 2, label)
-        session.labels(0)
-    while session.undo():
-        session.labels(0)
-    session.undone.clear()
-
-
-def warmer(session: Session) -> list[Callable[[], object]]:
-    """Compile what later inputs will need, step by step, on a session that nobody looks at: longer and longer scribbles, for
-    sizes are powers of two, and the way back."""
-    h, w = session.size
-
-    def said(edit: Edit) -> None:
-        session.apply(edit)
-        session.labels(0)
-
-    def undone() -> None:
-        session.undo()
-        session.labels(0)
-
-    scribbles = [
-        Edit("scribble", 0, i % 3, ((h // 2, 0), (h // 2, w - 1)), max(min(h, w) * part // 100, 1))
-        for i, part in enumerate((1, 2, 10, 30, 60))
-    ]
-    clicks = [Edit("click", 0, i % 3, ((h // 2, (2 * i + 1) * (w - 1) // 28),)) for i in range(14)]
-    corners = [Edit("click", 0, i, ((i * (h - 1), i * (w - 1)),)) for i in range(2)]
-    # An undo that follows an undo takes marks out: of few, of more than vote, of a scribble's.
-    there_and_back = [*(lambda edit=edit: said(edit) for edit in corners), undone, undone]
-    edits = [*scribbles, Edit("erase", 0, 0, ((h // 2, w // 2),), 9)]
-    steps: list[Callable[[], object]] = [lambda: said(Edit("clear"))]
-    for some in (clicks[:4], clicks[4:]):
-        steps += [*(lambda edit=edit: said(edit) for edit in some), *there_and_back]
-    for edit in edits:
-        steps += [lambda edit=edit: said(edit), lambda: margins(session, 0, COARSE), lambda: margins(session, 0)]
-        steps += there_and_back
-    return [*steps, *[undone] * len(edits)]
