@@ -24,3 +24,8 @@ def test_the_last_frame_is_the_first(tmp_path, monkeypatch, capsys):
         assert len(after.counted()) == len(before.files) - 2
     assert backwards.main() == 2
     assert "out: found pictures in it; expected a new folder" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["backwards", "--davis", str(root), "--turns", "2", "--out", str(tmp_path / "b")])
+    assert backwards.main() == 0
+    before, after = (davis.open_sequence(r, "a") for r in (root, tmp_path / "b"))
+    shown = [p.read_bytes() for p in before.files]
+    assert [p.read_bytes() for p in after.files] == [shown[i] for i in (0, 1, 2, 3, 2, 1, 0, 1, 2, 3)]
