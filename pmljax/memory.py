@@ -1,4 +1,4 @@
-"""What is remembered longer than the last frames: some cells in and around the objects, of frames spread over all that was seen.
+"""What is remembered longer than the last frames: cells in and around the objects, of frames spread over all that was seen.
 
 The last frames know what an object looks like now, the user's pixels what it looked like first; a side that it turned away, or
 what was covered for a while, only what lies between. Those rows are searched everywhere, as if a little further.
