@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,13 +104,9 @@ def _no_log(path: Path) -> InputError:
     )
 
 
-def replay(edits: list[Edit], path: Path, apply: Callable[[Edit], object]) -> None:
-    """Every edit of the log at `path` applied; InputError names the line of one that does not fit."""
-    for line, edit in enumerate(edits, 2):
-        try:
-            apply(edit)
-        except InputError as error:
-            raise InputError(f"{path}: line {line}: {error}") from None
+def with_lines(edits: list[Edit], path: Path) -> list[tuple[str, Edit]]:
+    """(where it stands, edit) of every edit of the log at `path`, as `Session.replay` takes them."""
+    return [(f"{path}: line {line}", edit) for line, edit in enumerate(edits, 2)]
 
 
 def read_log(path: Path, header: dict[str, Any]) -> tuple[list[Edit], str]:

@@ -6,7 +6,7 @@ Axes: `h w` frame, `c` cell of its grid, `n` pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -65,6 +65,37 @@ def holding(edits: Sequence[Edit]) -> list[int]:
     cleared = max((i + 1 for i, e in enumerate(edits) if e.op == "clear"), default=0)
     gone = {e.target for e in edits[cleared:] if e.op == "remove"}
     return [i for i in range(cleared, len(edits)) if edits[i].op in PLACED and i not in gone]
+
+
+def after(
+    edits: Sequence[Edit],
+    undone: Sequence[Edit],
+    names: Mapping[int, str],
+    said: Iterable[tuple[str, Edit]],
+    check: Callable[[Edit, Sequence[Edit]], Edit],
+) -> tuple[list[Edit], list[Edit], dict[int, str]]:
+    """(the inputs, those taken back, the objects' names) once all that was `said` was taken, undo and redo too.
+
+    said: (where it stands, edit).  check: the edit as it is taken after the inputs before it; its InputErrors begin with where
+    it stands.
+    """
+    edits, undone, names = [*edits], [*undone], dict(names)
+    for where, edit in said:
+        if edit.op in ("undo", "redo"):
+            out, into = (edits, undone) if edit.op == "undo" else (undone, edits)
+            if out:
+                into.append(out.pop())
+            continue
+        try:
+            edit = check(edit, edits)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if edit.op == "name":
+            names[edit.label] = edit.name
+        else:
+            edits.append(edit)
+            undone.clear()
+    return edits, undone, names
 
 
 def left_of(edits: Sequence[Edit]) -> dict[int, Edit]:

@@ -161,7 +161,7 @@ class Segment:
         self.told(done)
 
     def from_inputs(self, frames: Any) -> None:
-        from pmljax.editlog import header_of, read_log, replay
+        from pmljax.editlog import header_of, read_log, with_lines
         from pmljax.interact import Session
         from pmljax.results import session_to
         from pmljax.scribbles import davis_scribbles
@@ -187,14 +187,7 @@ class Segment:
             session = Session(model, frames, k=vote[0], temperature=vote[1], size=preset.size, advance=advance)
         if self.clicks:
             session.load(self.clicks)
-        if self.edits:
-            replay(edits, self.edits, session.apply)
-        elif self.scribbles:
-            try:
-                for edit in edits:
-                    session.apply(edit)
-            except InputError as error:
-                raise InputError(f"{self.scribbles}: {error}") from None
+        session.replay(with_lines(edits, self.edits) if self.edits else [(str(given), edit) for edit in edits])
         if not session.edits:
             raise InputError(f"{given}: found no input on a chosen frame; expected one at least")
         if not len(session.marked()[0]):

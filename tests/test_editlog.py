@@ -195,13 +195,8 @@ def test_a_file_without_a_line_that_is_no_log_is_left_alone(tmp_path, text):
     )  # "{" may be a log's beginning
 
 
-def test_what_does_not_fit_is_named_by_its_line(tmp_path):
-    path, found = written(tmp_path, EDITS[:3]), []
-
-    def apply(edit):
-        if len(found) == 2:
-            raise InputError("click on frame 99: expected a frame in 0…7")
-        found.append(edit)
-
-    with pytest.raises(InputError, match=r"edits\.jsonl: line 4: click on frame 99: expected"):
-        editlog.replay(read_log(path, HEADER)[0], path, apply)
+def test_edits_are_named_by_their_lines(tmp_path):
+    path = written(tmp_path, EDITS[:3])
+    named = editlog.with_lines(read_log(path, HEADER)[0], path)
+    assert [where for where, _ in named] == [f"{path}: line {i}" for i in (2, 3, 4)]
+    same([edit for _, edit in named], EDITS[:3])

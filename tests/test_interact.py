@@ -147,6 +147,21 @@ def test_any_sequence_of_inputs_equals_a_search_from_scratch(session, sequence, 
     check(session, [data.draw(frame_numbers), 0])
 
 
+@settings(max_examples=12)
+@given(st.lists(described, min_size=1, max_size=12))
+def test_a_replay_is_what_was_said_one_after_the_other(session, sequence):
+    session._become([], [], Edit("clear"), came=True)
+    other, edits = session.snapshot(), [made_edit(*description) for description in sequence]
+    for edit in edits:
+        session.apply(edit)
+    other.replay([("", edit) for edit in edits])
+    assert [e.to_json() for e in other.edits] == [e.to_json() for e in session.edits]
+    assert [e.to_json() for e in other.undone] == [e.to_json() for e in session.undone]
+    assert all(np.array_equal(a, b) for a, b in zip(other.marked(), session.marked(), strict=True))
+    for frame in {e.frame for e in edits}:
+        assert all(np.array_equal(a, b) for a, b in zip(other.said(frame), session.said(frame), strict=True))
+
+
 @pytest.mark.parametrize("kept", [1 << 28, 0])
 def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
     """Without a search where there is room for what was before; to the same where there is none."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pmljax.data.frames import Frames
-from pmljax.editlog import EditLog, replay
+from pmljax.editlog import EditLog, with_lines
 from pmljax.errors import InputError
 from pmljax.inputs import PLACED, Edit
 from pmljax.interact import Session
@@ -98,7 +98,7 @@ class Desk:
         try:
             session = self._opening(advance)
             warm(session)
-            replay(self.log.edits, self.log.path, session.apply)
+            session.replay(with_lines(self.log.edits, self.log.path))
             self.revision = len(self.log.edits)
             self._sure = [(-1, -1)] * session.embedded.count
             self._session, self.phase = session, "ready"
