@@ -77,12 +77,14 @@ class TfdsSource:
     def _drawn(self, name: str, which: int, chosen: list[int], short_side: int | None) -> RawClip:
         video, record = self.videos[which][0], lru_cache(1)(lambda: self._read(which))  # only if it is needed
 
+        def written(i: int) -> np.ndarray:
+            return _decode(record()["video/segmentations"].bytes_list.value[i], "L", f"{self.folder}: {video} {i:05d}")
+
         def read(i: int) -> tuple[np.ndarray, np.ndarray]:
-            where = f"{self.folder}: {video} {i:05d}"
+            where, labels = f"{self.folder}: {video} {i:05d}", written(i)
             image = _decode(record()["video/frames"].bytes_list.value[i], "RGB", where)
-            labels = _decode(record()["video/segmentations"].bytes_list.value[i], "L", where)
-            if set(np.unique(labels)) <= {0, VOID}:
-                labels = labels // VOID  # one object written as 255, as in DAVIS-2016
+            if all(set(np.unique(one)) <= {0, VOID} for one in (labels, written(0))):
+                labels = labels // VOID  # one object written as 255, as in DAVIS-2016; beside ids it is void
             return image, check_labels(labels, where, image.shape[:2])
 
         key = (self.folder, self.split, video)
