@@ -40,6 +40,7 @@ from pmljax.files import write_file
 from pmljax.labels import VOID, object_ids, read_labels
 from pmljax.model import Model, at_stride, embed
 from pmljax.presets import PRESETS, Preset
+from pmljax.results import FORMAT as RULES
 from pmljax.results import first_mask
 from pmljax.segment import label_embedding, start
 from pmljax.terminal import progress, status
@@ -235,7 +236,7 @@ def score_video(
 def identity(row: Row, root: Path, video: str) -> dict[str, Any]:
     files = sorted((root / "Annotations" / "480p" / video).glob("*.png"))
     return {
-        "format": FORMAT,
+        "format": [FORMAT, RULES],
         "weights": fingerprint(row.model),
         "preset": dataclasses.asdict(row.preset),
         "annotations": hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest(),

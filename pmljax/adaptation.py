@@ -219,7 +219,11 @@ def adapt(
         references.place[0, 0],
     )  # of the frames with a mask
     start = references.valid.shape[0] - adaptation.rows(cells)
-    frame = references.place[start : start + adaptation.memory * each : each, 0]
+    rows_of_slots = slice(start, start + adaptation.memory * each)
+    held = (
+        references.valid[rows_of_slots].reshape(-1, each).any(1)
+    )  # of a frame of which nothing was kept there is room
+    frame = jnp.where(held, references.place[rows_of_slots][::each, 0], -1)
     slot, takes = slot_of(index // apart - first // apart, jnp.where(frame < 0, -1, frame // apart - first // apart))
     # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
     there = jax.lax.dynamic_slice_in_dim(references.valid, start + slot * each, each).sum(dtype=jnp.int32)

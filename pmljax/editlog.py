@@ -56,7 +56,7 @@ def parse(data: bytes, path: Path, header: dict[str, Any]) -> tuple[list[Edit], 
     no edit log, or broken before its last line. A last line that is whole but for its end, as editors leave it, counts."""
     *lines, last = data.split(b"\n")
     whole, notice, items = len(data), "", []
-    if last.endswith(b"}") and _is_json(last):
+    if last.rstrip().endswith(b"}") and _is_json(last):
         lines.append(last)
     elif last and (lines or json.dumps(header).encode().startswith(last)):
         whole, notice = whole - len(last), f"{path.name}: its last line was cut off and is left out"

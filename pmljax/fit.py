@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 from pmljax.errors import InputError, differing
 from pmljax.model import Model
 from pmljax.parallel import replicate, split, spread
-from pmljax.runlog import RunLog, read_log
+from pmljax.runlog import RunLog
 from pmljax.sampling import Augment
 from pmljax.train import (
     Objective,
@@ -82,7 +83,8 @@ def fit(
     started = time.monotonic()
     step, key = spread(config, objective), jax.random.key(config.seed)
     state, devices = create_state(config, variables), jax.local_device_count()
-    new = overwrite or not (run / checkpoint.FOLDER).is_dir() or not any((run / checkpoint.FOLDER).glob("[0-9]*"))
+    there = (run / checkpoint.FOLDER).iterdir() if (run / checkpoint.FOLDER).is_dir() else ()
+    new = overwrite or not any(p.name.isdecimal() and p.is_dir() for p in there)
     if new:
         state, stream = replicate(state), batches(0)
         with _advice(config):
@@ -106,7 +108,7 @@ def fit(
         _same_recipe(run, before, config)
         state, stream = checkpoint.restore(folder, begin, replicate(state)), batches(begin)
         with _advice(config):
-            batch = split(next(stream), devices)
+            batch = split(next(stream), devices) if begin < config.steps else None
     first = jax.process_index() == 0
     log = RunLog(run, dataclasses.asdict(config), begin) if first else None
     with ExitStack() as opened:  # closed whatever stops the run
@@ -120,6 +122,7 @@ def fit(
         kept, pictures, since, failure = [], 0, time.monotonic(), None
         steps = replicate(jnp.float32(config.steps))
         for n in range(begin, config.steps):
+            assert batch is not None
             done, last = n + 1, n + 1 == config.steps
             pictures += config.batch * (batch.frames.shape[2] if batch.frames.ndim == 6 else 1)
             with _advice(config):
@@ -127,8 +130,12 @@ def fit(
                 if not last:  # the next clips are read while the devices work
                     try:
                         batch = split(next(stream), devices)
-                    except InputError as error:  # after this step is kept
-                        failure = error
+                    except InputError as error:
+                        if (
+                            jax.process_count() > 1
+                        ):  # the other hosts know nothing of it, and keep no step with this one
+                            raise
+                        failure = error  # raised once this step is kept
                 metrics = jax.device_get(metrics)
             if not (np.isfinite(metrics["each"]).all() and math.isfinite(metrics["norm"])):
                 # Where other clips of the batch are well, so is the state; else it may be what diverged, and the last
@@ -189,6 +196,8 @@ def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None
         | before
         | {"augment": json.loads(json.dumps(dataclasses.asdict(Augment()))) | before["augment"]}
     )
+    if before.get("data") == re.sub(r", [0-9a-f]{8}(?=[,)])", "", now["data"]):  # begun before data had a fingerprint
+        before["data"] = now["data"]
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:
         where = differing(changed[0], before.get(changed[0]), now.get(changed[0]))
@@ -202,8 +211,12 @@ LEFT = (checkpoint.FOLDER, "tensorboard", "validation")  # the folders of a run
 
 def _check_ours(run: Path) -> None:
     """InputError where the folder holds what has the name of a run's file or folder, but no run of ours wrote it."""
-    log = run / "log.jsonl"
-    if log.is_file() and "run" in (read_log(log) or [{}])[0]:
+    log, first = run / "log.jsonl", None
+    if log.is_file():
+        with suppress(ValueError, RecursionError, OSError):  # ValueError: no JSON, or no text
+            first = json.loads(log.read_text().partition("\n")[0])
+    told = first.get("run") if isinstance(first, dict) else None
+    if isinstance(told, dict) and "config" in told:
         return
     strange = [run / name for name in LEFT if (run / name).is_dir() and any((run / name).iterdir())]
     if strange and (run / checkpoint.FOLDER).is_dir():  # killed before its log was begun

@@ -138,11 +138,13 @@ def white_background(path: str | Path) -> bool:
     try:
         with Image.open(path) as image:
             colours = np.array(image.getpalette() or [0, 0, 0], np.uint8).reshape(-1, 3)
-            used = np.unique(np.array(image)) if image.mode == "P" else np.zeros(0, int)
+            if image.mode != "P" or (colours[0] != 255).any():
+                return False
+            used = np.unique(np.array(image))
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
         return False
     others = used[(used > 0) & (used < len(colours))]
-    return bool(len(others) and (colours[0] == 255).all() and not colours[others].any())
+    return bool(len(others) and not colours[others].any())
 
 
 def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:

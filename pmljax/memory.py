@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-SPARSE = 5  # every how many-th frame is kept of, until there is no room: then every tenth, twentieth, … (`slot_of`)
+SPARSE = 5  # every how many-th frame is kept of, while there is room: then every tenth, twentieth, … (`slot_of`)
 CELLS = 512  # of each, at most
 PRESENT = 0.1  # an object is in a cell that has as much of it
 AROUND = 2  # cells around those: what is kept tells the object from what is beside it
@@ -34,16 +34,21 @@ def cells_kept(cells: int) -> int:
 
 
 def slot_of(number: Int[Array, ""], there: Int[Array, "n"]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-    """(the slot that frame `number` of those that may be kept, 0, 1, 2, …, takes, whether it takes one).
+    """(the slot that frame `number` of those that may be kept, 1, 2, 3, …, takes, whether it takes one).
 
-    there: the numbers of the frames in the slots, −1 where there is none.  The frames that are kept span all that was seen, one
-    as far from the next as the slots allow, a power of two apart: once they do not hold every one, every second is the next to
-    go, the oldest first.
+    there: the numbers of the frames in the slots, −1 where nothing is kept.  Where there is room it is taken. Else of those
+    whose numbers have the fewest factors of two the oldest goes, for one that has more: the frames that are kept span all that was
+    seen, every one at first, then every second, every fourth, …
     """
-    doubled = jnp.sum(len(there) << jnp.arange(20, dtype=jnp.int32) <= number, dtype=jnp.int32)
-    apart = 1 << doubled
-    going = jnp.where(there < 0, -1, jnp.where(there % apart == 0, jnp.iinfo(jnp.int32).max, there))
-    return going.argmin().astype(jnp.int32), number % apart == 0
+
+    def twos(n: Int[Array, "..."]) -> Int[Array, "..."]:
+        """The largest power of two that divides n."""
+        return jnp.where(n > 0, n & -n, jnp.iinfo(jnp.int32).max)
+
+    room = there < 0
+    fewest = twos(there).min()  # of what is not there, the most
+    going = jnp.where(room, -1, jnp.where(twos(there) == fewest, there, jnp.iinfo(jnp.int32).max))
+    return going.argmin().astype(jnp.int32), room.any() | (twos(number) > fewest)
 
 
 def choose(shares: Float[Array, "y x o"], joins: Bool[Array, "q"], index: Int[Array, ""]) -> Kept:

@@ -260,8 +260,9 @@ def _inspect(
     if out.is_symlink() and not out.exists():
         raise InputError(f"{out}: a link to {out.readlink()}, which is not there; expected a folder, or nothing")
     inside = (file for path in inputs if path.is_dir() for file in list_images(path))  # links may lead to `out`
+    place = out.resolve()
     for path in (*inputs, *inside):
-        if out.resolve() in (path.resolve(), path.resolve().parent):
+        if place in ((found := path.resolve()), found.parent):
             raise InputError(f"{out}: this is where the input {path} is; expected another folder to write to")
     if overwrite or not out.is_dir():
         return None

@@ -311,6 +311,14 @@ def test_other_containers_that_were_cut_off(name, codec, tmp_path, rng):
     assert 1 <= len(seen) < 24
 
 
+def test_an_avi_whose_writer_could_not_come_back_is_whole(tmp_path, clip):
+    path = write_video(tmp_path / "t.avi", clip, "mpeg4")
+    whole = path.read_bytes()
+    for length in (0, 0xFFFFFFFF, len(whole)):
+        path.write_bytes(whole[:4] + length.to_bytes(4, "little") + whole[8:])
+        assert len(list(open_frames(path))) == len(clip)
+
+
 def test_names_that_look_like_protocols_and_numbers_beyond_all(tmp_path, clip, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "10:20:30.mp4", clip)
@@ -330,6 +338,8 @@ def test_frames_that_an_encoder_refuses(tmp_path):
     ):
         video.write(np.zeros((2, 20000, 3), np.uint8), 0.0)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No such file"), VideoWriter(tmp_path / "nowhere/x.gif") as video:
+        video.write(np.zeros((20, 20, 3), np.uint8), 0.0)
 
 
 # Data sets

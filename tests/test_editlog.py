@@ -195,6 +195,17 @@ def test_a_file_without_a_line_that_is_no_log_is_left_alone(tmp_path, text):
     )  # "{" may be a log's beginning
 
 
+@pytest.mark.parametrize("end", ["", " ", "\r"])
+def test_a_last_line_that_is_whole_counts(tmp_path, end):
+    path = written(tmp_path, EDITS[:3])
+    path.write_text(path.read_text().rstrip("\n") + end)
+    log = EditLog(tmp_path, HEADER)
+    log.append(EDITS[3])
+    log.close()
+    assert not log.notice
+    same(read_log(path, HEADER)[0], EDITS[:4])
+
+
 def test_edits_are_named_by_their_lines(tmp_path):
     path = written(tmp_path, EDITS[:3])
     named = editlog.with_lines(read_log(path, HEADER)[0], path)

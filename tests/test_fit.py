@@ -233,6 +233,28 @@ def test_another_recipe_is_refused_and_overwrite_starts_anew(tmp_path):
     assert lines[0]["run"]["config"]["rate"] == 0.01 and (tmp_path / "mine.txt").is_file()
 
 
+def test_killed_in_its_first_checkpoint_it_begins(tmp_path):
+    (tmp_path / "run/checkpoints/0.orbax-checkpoint-tmp").mkdir(parents=True)
+    train(tmp_path / "run", dataclasses.replace(CONFIG, steps=5))
+    assert state_bytes(tmp_path / "run", 5) == state_bytes(trained_for(tmp_path / "other", 5), 5)
+
+
+def trained_for(run, steps):
+    train(run, dataclasses.replace(CONFIG, steps=steps))
+    return run
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("text", ["5", '"run"', '{"run": "mine"}', "[" * 100_000, "é", ""])
+def test_a_log_of_somebody_else(tmp_path, overwrite, text):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.pth").write_text("mine")
+    (tmp_path / "log.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="found what no run of pmljax wrote"):
+        train(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "checkpoints/best.pth").is_file()
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_no_run_wrote_is_left_alone(tmp_path, overwrite):
     for name in ("checkpoints/best.pth", "validation/mine.txt", "tensorboard/x", "log.jsonl"):
@@ -271,7 +293,8 @@ def test_clips_that_cannot_be_read_cost_no_step_that_was_done(tmp_path):
         return batches
 
     options = {"objective": objective, "variables": variables()}
-    fit(tmp_path / "short", dataclasses.replace(CONFIG, steps=7), until(7), **options)  # one beyond is not asked for
+    for _ in range(2):  # one beyond is not asked for, nor when all is done
+        fit(tmp_path / "short", dataclasses.replace(CONFIG, steps=7), until(7), **options)
     longer = dataclasses.replace(CONFIG, steps=20)
     with pytest.raises(InputError, match="broken"):
         fit(tmp_path / "part", longer, until(7), every=Every(log=5, save=100), **options)

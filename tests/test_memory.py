@@ -119,13 +119,14 @@ def test_every_fifth_frame_that_joins_is_remembered(every, rng):
 
 def thinned(last, slots):
     """Which of 1…last are kept in so many slots."""
-    kept, apart = [], 1
+    kept = []
     for n in range(1, last + 1):
-        apart *= 2 if n == slots * apart else 1
-        if n % apart == 0:
-            if len(kept) == slots:
-                kept.remove(min(k for k in kept if k % apart))
-            kept.append(n)
+        if len(kept) == slots:
+            fewest = min(k & -k for k in kept)
+            if n & -n <= fewest:
+                continue
+            kept.remove(min(k for k in kept if k & -k == fewest))
+        kept.append(n)
     return kept
 
 
@@ -138,7 +139,7 @@ def test_what_is_kept_spans_all_that_was_seen(slots):
             there[slot] = n
         kept = sorted(there[there >= 0].tolist())
         assert kept == thinned(n, slots)
-        if n > slots:
+        if n > slots > 1:
             assert np.diff([0, *kept, n]).max() <= 2 * n / slots
 
 
@@ -204,6 +205,21 @@ def test_what_is_out_of_sight_for_long_is_not_forgotten():
     labels = run(frames, truth, with_adaptation(frames=4, memory=9, window=3))  # of 45 frames
     assert mean_j(labels[:14], truth[:14]) > 0.8 and not truth[back - 1].any()
     assert mean_j(labels[back:], truth[back:]) > 0.8
+
+
+def test_frames_of_which_nothing_is_kept_take_no_room():
+    """In sight, away for long, in sight again: what was remembered first is there as long as there is room."""
+    frames, truth = clip(
+        100, lambda n: (36, 60) if not 16 <= n * 99 < 75 else (1000, 1000), lambda n: np.array([230, 60, 60])
+    )
+    state = start(COLOR, frames[0], truth[0], preset=with_adaptation(frames=4, memory=9, window=3))
+    rule, cells = state.preset.adaptation, int(np.prod(COLOR.config.grid(frames[0].shape[:2])))
+    for frame in frames[1:]:
+        state, _ = step(COLOR, state, frame)
+    here = slice(-rule.rows(cells), -rule.ring(cells))
+    place, valid = np.asarray(state.references.place)[here], np.asarray(state.references.valid)[here]
+    kept = {int(i) for i in place[valid, 0]}
+    assert {5, 10, 15} <= kept and not any(16 <= i < 75 for i in kept) and len(kept) >= 5
 
 
 def test_few_cells_are_all_remembered_and_a_memory_needs_frames(rng):

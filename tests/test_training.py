@@ -12,14 +12,16 @@ from PIL import Image
 
 from pmljax.cli import main
 from pmljax.config import NAMED, ModelConfig
+from pmljax.data.davis import open_sequence
 from pmljax.errors import InputError
 from pmljax.labels import encode_labels, read_labels
 from pmljax.model import abstract
+from pmljax.presets import PRESETS
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
 from pmljax.train import TrainConfig
 from pmljax.training import Changes, Clips, Train
-from pmljax.validation import on_davis
+from pmljax.validation import on_davis, score_sequence
 from pmljax.weights import load
 
 pytestmark = pytest.mark.usefixtures("one_step_for_all")
@@ -162,6 +164,9 @@ def test_void_is_void_in_grey_masks_with_ids(root, tmp_path):
     (source,), _, _ = Clips(davis=folder).sources(0)
     labels = source.reel(0, np.random.default_rng(0), 1, None).labels
     assert set(np.unique(labels[4])) == {0, 255} and set(np.unique(labels[0])) == {0, 1, 2}
+    scores = score_sequence(load("color"), open_sequence(folder, "made"), 2017, 0, PRESETS["plain"])
+    nothing = np.asarray([scores[f"made_{i}"][3] for i in (1, 2)])  # of frame 4, the truth is void and background
+    assert (nothing[:, 0] == 0).all()
 
 
 def test_as_many_made_clips_as_asked_for():

@@ -143,7 +143,7 @@ def read_pair(
 
     def read() -> tuple[np.ndarray, np.ndarray]:
         image, labels = read_image(picture), read_labels(mask)
-        if first and set(np.unique(labels)) <= {0, 1} and has_ids(first):
+        if first and first != mask and set(np.unique(labels)) <= {0, 1} and has_ids(first):
             labels = read_labels(mask, ids=True)
         return image, check_labels(labels, str(mask), image.shape[:2])
 

@@ -80,10 +80,13 @@ class TfdsSource:
         def written(i: int) -> np.ndarray:
             return _decode(record()["video/segmentations"].bytes_list.value[i], "L", f"{self.folder}: {video} {i:05d}")
 
+        def one_alone(labels: np.ndarray) -> bool:
+            return set(np.unique(labels)) <= {0, VOID}
+
         def read(i: int) -> tuple[np.ndarray, np.ndarray]:
             where, labels = f"{self.folder}: {video} {i:05d}", written(i)
             image = _decode(record()["video/frames"].bytes_list.value[i], "RGB", where)
-            if all(set(np.unique(one)) <= {0, VOID} for one in (labels, written(0))):
+            if one_alone(labels) and one_alone(written(0)):
                 labels = labels // VOID  # one object written as 255, as in DAVIS-2016; beside ids it is void
             return image, check_labels(labels, where, image.shape[:2])
 

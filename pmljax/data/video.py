@@ -107,8 +107,11 @@ def _cut_off(path: Path) -> bool:
         head = file.read(64)
         if head[4:8] == b"ftyp":
             return _boxes_end(file, size) > size
-    if head[:4] == b"RIFF":  # avi; 0 where its writer never finished
-        return 8 + int.from_bytes(head[4:8], "little") > size
+    if (
+        head[:4] == b"RIFF"
+    ):  # avi; 0 or all ones where its writer could not come back to say, and some count these 8 bytes too
+        length = int.from_bytes(head[4:8], "little")
+        return length != 0xFFFFFFFF and length > size
     if head[:4] == b"\x1a\x45\xdf\xa3":  # mkv, webm: a header, then one segment with all else
         header, at = _ebml_size(head, 4)
         segment = at + (header or 0)
@@ -183,6 +186,8 @@ class VideoWriter:
         try:
             self._write(image, seconds)
         except FFmpegError as error:
+            if isinstance(error, OSError):  # no room, no right
+                raise
             h, w = image.shape[:2]
             raise InputError(
                 f"{self.path}: frames of {w}×{h} cannot be encoded ({error.strerror or error}); expected at most 16384 pixels"

@@ -101,7 +101,9 @@ class Desk:
             session.replay(with_lines(self.log.edits, self.log.path))
             self.revision = len(self.log.edits)
             self._sure = [(-1, -1)] * session.embedded.count
-            self._session, self.phase = session, "ready"
+            self._session = session
+            if self.phase != "stopped":
+                self.phase = "ready"
             self._spare = warmer(session.snapshot())
         except Exception as error:
             if self.phase == "stopped":

@@ -64,7 +64,7 @@ def scribbles(path: Path, session: Session, frames: Frames, names: list[str], go
     # What was erased, or said otherwise since, is not said again. Frames are the source's, as readers take them.
     said = [e for e in session.inputs().values() if e.op != "mask" and session.shows(e)]
     said = [replace(e, frame=frames.source(e.frame)) for e in said]
-    count = frames.total or frames.source(session.embedded.count - 1) + 1
+    count = max(frames.total or 0, frames.source(session.embedded.count - 1) + 1)
     record = to_davis(frames.path.stem, count, said, session.size)
     path.write_text(json.dumps(record))
 

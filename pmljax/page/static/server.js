@@ -3,7 +3,7 @@
 export class Refused extends Error {}
 
 const SILENT = "The server does not answer. Is it still running?";
-export const GONE = "This page is not served any more: open the address that the command printed last";
+export const GONE = "This page is not served any more, or in too many tabs: open the address that the command printed last";
 
 async function ask(path, options) {
   let answer;
