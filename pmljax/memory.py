@@ -37,8 +37,8 @@ def slot_of(number: Int[Array, ""], there: Int[Array, "n"]) -> tuple[Int[Array, 
     """(the slot that frame `number` of those that may be kept, 1, 2, 3, …, takes, whether it takes one).
 
     there: the numbers of the frames in the slots, −1 where nothing is kept.  Where there is room it is taken. Else of those
-    whose numbers have the fewest factors of two the oldest goes, for one that has more: the frames that are kept span all that was
-    seen, every one at first, then every second, every fourth, …
+    whose numbers have the fewest factors of two the oldest goes, for one that has more: the frames that are kept span all that
+    was seen, every one at first, then every second, every fourth, …
     """
 
     def twos(n: Int[Array, "..."]) -> Int[Array, "..."]:
