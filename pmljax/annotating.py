@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -92,8 +93,11 @@ class Annotate:
             def failed() -> None:  # the page says why, then the command does
                 threading.Timer(FAREWELL, lambda: [setattr(s, "should_exit", True) for s in servers]).start()
 
+            signals: list[int] = []
+
             class Server(uvicorn.Server):
                 def handle_exit(self, sig: int, frame: Any) -> None:
+                    signals.append(sig)
                     desk.leave()  # before uvicorn waits for what listens to it
                     super().handle_exit(sig, frame)
 
@@ -121,6 +125,8 @@ class Annotate:
             )
             servers.append(Server(config))
             servers[0].run(sockets=[listening])
+            if signal.SIGINT in signals:  # uvicorn raises it again, which Python loses in the midst of collecting garbage
+                raise KeyboardInterrupt
             if desk.phase == "failed":
                 raise InputError(desk.message)
 
