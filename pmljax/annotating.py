@@ -125,7 +125,8 @@ class Annotate:
             )
             servers.append(Server(config))
             servers[0].run(sockets=[listening])
-            if signal.SIGINT in signals:  # uvicorn raises it again, which Python loses in the midst of collecting garbage
+            # uvicorn raises it again, which Python loses in the midst of collecting garbage.
+            if signal.SIGINT in signals:
                 raise KeyboardInterrupt
             if desk.phase == "failed":
                 raise InputError(desk.message)
