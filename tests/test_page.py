@@ -247,6 +247,7 @@ def test_exports(page, made):
             assert np.array_equal(read_labels(page.out / "x.png"), session.labels(i))
     coco = page.get("export/coco.json").json()
     assert [c["name"] for c in coco["categories"]] == ["object 1", "the second", "object 3"]
+    assert [i["file_name"] for i in coco["images"]] == sorted(p.name for p in made.folder.iterdir())
     seen = np.zeros((8, *SIZE), np.uint8)
     for a in coco["annotations"]:
         mask = decoded(a["segmentation"]["counts"], SIZE)
