@@ -50,8 +50,8 @@ class Adaptation:
     """How many of `frames` are older: of those that leave the last ones, every fourth (APART) stays, until so many newer
     ones do (the stream's first frames, until then). What something else covered for some frames is then known again."""
     memory: int = 0
-    """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight, every
-    tenth, twentieth, … once that are more (`pmljax/memory.py`)."""
+    """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight; once
+    there is no room, every tenth, then every twentieth, … (`pmljax/memory.py`)."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -213,21 +213,17 @@ def adapt(
         return references
     cell, valid = choose(shares.reshape(y, x, -1), joins, index)
     rows = {name: column[cell] for name, column in written.items()} | {"valid": valid}
-    apart, each, first = (
-        SPARSE * adaptation.every,
-        cells_kept(cells),
-        references.place[0, 0],
-    )  # of the frames with a mask
+    apart, each = SPARSE * adaptation.every, cells_kept(cells)
     start = references.valid.shape[0] - adaptation.rows(cells)
-    rows_of_slots = slice(start, start + adaptation.memory * each)
-    held = (
-        references.valid[rows_of_slots].reshape(-1, each).any(1)
-    )  # of a frame of which nothing was kept there is room
-    frame = jnp.where(held, references.place[rows_of_slots][::each, 0], -1)
-    slot, takes = slot_of(index // apart - first // apart, jnp.where(frame < 0, -1, frame // apart - first // apart))
+    slots = slice(start, start + adaptation.memory * each)
+    held = references.valid[slots].reshape(-1, each).sum(1, dtype=jnp.int32)  # cells; of none there is room
+    first, frame = (
+        references.place[0, 0] // apart,
+        references.place[slots][::each, 0] // apart,
+    )  # the first mask's; theirs
+    slot, takes = slot_of(index // apart - first, jnp.where(held > 0, frame - first, -1))
     # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
-    there = jax.lax.dynamic_slice_in_dim(references.valid, start + slot * each, each).sum(dtype=jnp.int32)
-    takes &= (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= there)
+    takes &= (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= held[slot])
     return _put(references, rows, start + slot * each, takes)
 
 

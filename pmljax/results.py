@@ -107,10 +107,8 @@ def remarks(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) 
     """What to say of how `read_masks` took the masks: what it left out, and a palette that looks like the opposite."""
     files = list_images(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
     white = next((path for path in files if white_background(path)), None)
-    said = (
-        [f"{white}: the white part, index 0 of the palette, is background, the black one the object"] if white else []
-    )
-    return [*said, missed] if (missed := left_out(paths, frames, masks)) else said
+    palette = white and f"{white}: the white part, index 0 of the palette, is background, the black one the object"
+    return [said for said in (palette, left_out(paths, frames, masks)) if said]
 
 
 def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:

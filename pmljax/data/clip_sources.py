@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -133,6 +134,9 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:8]
 
 
+_has_ids = lru_cache(4096)(has_ids)  # a video's first mask is asked for with every frame of one object
+
+
 def read_pair(
     picture: Path, mask: Path, short_side: int | None, cache: Cache | None, first: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +147,7 @@ def read_pair(
 
     def read() -> tuple[np.ndarray, np.ndarray]:
         image, labels = read_image(picture), read_labels(mask)
-        if first and first != mask and set(np.unique(labels)) <= {0, 1} and has_ids(first):
+        if first and first != mask and set(np.unique(labels)) <= {0, 1} and _has_ids(first):
             labels = read_labels(mask, ids=True)
         return image, check_labels(labels, str(mask), image.shape[:2])
 
