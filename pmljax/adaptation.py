@@ -217,10 +217,8 @@ def adapt(
     start = references.valid.shape[0] - adaptation.rows(cells)
     slots = slice(start, start + adaptation.memory * each)
     held = references.valid[slots].reshape(-1, each).sum(1, dtype=jnp.int32)  # cells; of none there is room
-    first, frame = (
-        references.place[0, 0] // apart,
-        references.place[slots][::each, 0] // apart,
-    )  # the first mask's; theirs
+    first = references.place[0, 0] // apart  # of the first mask
+    frame = references.place[slots][::each, 0] // apart
     slot, takes = slot_of(index // apart - first, jnp.where(held > 0, frame - first, -1))
     # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
     takes &= (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= held[slot])
