@@ -19,7 +19,7 @@ from pmljax import metrics
 from pmljax.annotating import Annotate
 from pmljax.device import keep_compiled, keep_memory
 from pmljax.errors import InputError
-from pmljax.files import write_file
+from pmljax.files import asked_file, write_file
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
 from pmljax.terminal import note, progress, show, status, text_table
@@ -44,7 +44,7 @@ class Score:
     csv: Path | None = None
     """Write the table as CSV: a row a sequence and object, the last row Global."""
     frames: Path | None = None
-    """Write every frame's J and F as JSON: {sequence: {"J": […], "F": […]}}."""
+    """Write every frame's J and F as JSON: {NAME: {"J": […], "F": […]}}, NAME being SEQUENCE (2016) or SEQUENCE_OBJECT."""
     json: bool = False
     """Print the table as JSON."""
 
@@ -52,19 +52,19 @@ class Score:
         from pmljax.data.davis import find_split
 
         year, names = find_split(self.davis, self.split, self.year, self.sequences)
-        for path in filter(None, (self.csv, self.frames)):
-            if path.is_dir() or not path.absolute().parent.is_dir():
-                raise InputError(f"{path}: expected the name of a file in a folder that is there")
+        tables, frames = (path and asked_file(path) for path in (self.csv, self.frames))
+        if tables and frames and tables.absolute() == frames.absolute():
+            raise InputError(f"{self.frames}: found one file for --csv and --frames; expected two")
         if not self.results.is_dir():
             raise InputError(f"{self.results}: no such folder; expected results as SEQUENCE/NNNNN.png")
         rows, scores = score(self.davis, self.results, names, year)
-        if self.csv:
-            write_file(self.csv, metrics.csv_table(rows).encode())
-        if self.frames:
+        show(rows if self.json else text_table(rows))  # before a file that cannot be written costs it
+        if tables:
+            write_file(tables, metrics.csv_table(rows).encode())
+        if frames:
             plain = {n if year == 2017 else n.removesuffix("_1"): v for n, v in scores.items()}
             lists = {n: {m: v[:, i].tolist() for i, m in enumerate("JF")} for n, v in plain.items()}
-            write_file(self.frames, json.dumps(lists).encode())
-        show(rows if self.json else text_table(rows))
+            write_file(frames, json.dumps(lists).encode())
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,15 @@ class Evaluate:
                 )
                 seconds, count = seconds + done.seconds, count + done.computed
         rows, _ = score(self.davis, self.out, names, year)
-        totals, per_sequence = metrics.official_csv(rows)
-        write_file(self.out / "scores.csv", metrics.csv_table(rows).encode())
-        write_file(self.out / f"global_results-{self.split}.csv", totals.encode())
-        write_file(self.out / f"per-sequence_results-{self.split}.csv", per_sequence.encode())
         rate = f", {count / seconds:.1f} frames a second" if count else ""
         text = f"{text_table(rows)}\nmodel {self.computing.model}, {count} frames computed{rate}; in {self.out}"
         result = {"model": self.computing.model, "computed": count, "seconds": seconds, "scores": rows}
         show(result if self.json else text)
+        totals, per_sequence = metrics.official_csv(rows)
+        split = self.split.replace("/", "-")  # a list in a folder of its own
+        write_file(self.out / "scores.csv", metrics.csv_table(rows).encode())
+        write_file(self.out / f"global_results-{split}.csv", totals.encode())
+        write_file(self.out / f"per-sequence_results-{split}.csv", per_sequence.encode())
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,12 @@ class Info:
 
 def score(davis: Path, results: Path, names: Sequence[str], year: int):
     """(table, per-frame values) of `results`, with a progress bar."""
-    from pmljax.scoring import score_results
+    from pmljax.scoring import remarks, score_results
 
     with progress("score", len(names)) as advance:
         scores = score_results(davis, results, names, year, advance)
+    for said in remarks(davis, results, names):
+        note(said)
     return metrics.table(scores), scores
 
 
@@ -220,6 +223,7 @@ COMMANDS = {
     "demo": Demo,
     "info": Info,
 }
+ANEW = (Score, ImportTorch, ExportTorch, Demo, Info)  # keep nothing of a run that was stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,16 +237,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
         print(f"pmljax {version('pmljax')}")
         return 0
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="pmljax",
-        description="Video object segmentation by pixel-wise metric learning: embed every pixel once, label by nearest"
-        " neighbours.",
-        args=argv,
-        config=(FlagCreatePairsOff,),
-    )
+    command = None
+
+    def run() -> None:
+        nonlocal command
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="pmljax",
+            description="Video object segmentation by pixel-wise metric learning: embed every pixel once, label by nearest"
+            " neighbours.",
+            args=argv,
+            config=(FlagCreatePairsOff,),
+        )
+        command.run()
+
     try:
-        return status(command.run)
+        return status(run)
     except KeyboardInterrupt:
-        note("stopped; the same command continues")
+        note("stopped; the same command " + ("starts anew" if isinstance(command, ANEW) else "continues"))
         return 130

@@ -7,6 +7,16 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from pmljax.errors import InputError
+
+
+def asked_file(path: Path) -> Path:
+    """Where a file that the user named is written: what a link leads to. Writing replaces what is there, so that InputError
+    comes for a device or a pipe as for a folder, and for a name in a folder that is not there."""
+    if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: expected the name of a file in a folder that is there")
+    return path.resolve() if path.is_symlink() else path
+
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds all of it or does not change: temporary name, flush to disk, rename."""

@@ -108,17 +108,21 @@ def decode_labels(data: bytes, path: str = "mask", *, ids: bool = False) -> UInt
     return _from_colours(pixels, path)
 
 
-def read_result(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a method's result for scoring: as `read_labels`, but 255 is never void (a lone 255 means object 1), and one
-    colour on black, whichever, is object 1 where it is no id's."""
+def read_result(path: str | Path, objects: int = 1) -> UInt8[np.ndarray, "h w"]:
+    """Read a method's result for scoring: as `read_labels`, but 255 is no void: a lone 255, and one colour on black that is
+    no id's, mean object 1. Where there are several `objects`, neither says which, and white stays 255."""
     mode, pixels = _decode(_bytes_of(path), str(path))
     if mode == "L":
         values = np.unique(pixels)
         if set(values) <= {0, 255}:
-            return (pixels > 0).astype(np.uint8)
+            return pixels if objects > 1 else (pixels > 0).astype(np.uint8)
         # Ids that are only specks look like a smoothed edge; what is no map of ids has 255 beside them, or many greys.
         return _from_grey(pixels, path) if values[-1] == VOID or len(values) > SOFT else pixels
-    return pixels.astype(np.uint8) if mode in "P1" else _from_colours(pixels, path, lone=True)
+    if mode in "P1":
+        return pixels.astype(np.uint8)
+    if objects > 1 and _black_and_white(pixels):
+        return pixels[..., 0]
+    return _from_colours(pixels, path, lone=objects == 1)
 
 
 def _bytes_of(path: str | Path) -> bytes:
@@ -130,21 +134,23 @@ def _bytes_of(path: str | Path) -> bytes:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
 
 
-def white_background(path: str | Path) -> bool:
-    """Whether a mask's palette shows 0, the background, as white, and all else that it uses as black: as programs write white
-    on black that count white first."""
+def inverted(path: str | Path) -> str | None:
+    """What to say of a mask that looks like the opposite of what it is read as: its palette shows 0, the background, as white,
+    and all else that it uses as black, as programs write white on black that count white first."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             colours = np.array(image.getpalette() or [0, 0, 0], np.uint8).reshape(-1, 3)
             if image.mode != "P" or (colours[0] != 255).any():
-                return False
+                return None
             used = np.unique(np.array(image))
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
-        return False
+        return None
     others = used[(used > 0) & (used < len(colours))]
-    return bool(len(others) and not colours[others].any())
+    if not len(others) or colours[others].any():
+        return None
+    return f"{path}: the white part, index 0 of the palette, is background, the black one the object"
 
 
 def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
@@ -216,6 +222,9 @@ def _from_grey(pixels: UInt8[np.ndarray, "h w"], path: str | Path) -> UInt8[np.n
     by_none, by_full = (np.logical_or.reduce([b == value for b in beside]) for value in (0, VOID))
     apart = counts[VOID] > 0 and not flat.any() and not ((pixels == VOID) & by_none).any()
     smooth |= apart or (inside & by_none & by_full).sum() > 0.8 * inside.sum()
+    # A black and white JPEG of the best quality: specks of nearly black and nearly white.
+    near = (between <= 8) | (between >= VOID - 8)
+    smooth |= counts[VOID] > 0 and near.all() and between[-1] > 8 and flat.sum() < 0.3 * inside.sum()
     if smooth:
         raise InputError(
             f"{path}: found an antialiased or photographic mask ({len(between)} grey levels between 0 and 255);"
@@ -228,9 +237,9 @@ def _from_colours(
     pixels: UInt8[np.ndarray, "h w 3"], path: str | Path, *, lone: bool = False
 ) -> UInt8[np.ndarray, "h w"]:
     """lone: whether one colour on black that is no id's is object 1."""
+    if _black_and_white(pixels):
+        return (pixels[..., 0] > 0).astype(np.uint8)
     code = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    if set(np.unique(code)) <= {0, 0xFFFFFF}:
-        return (code > 0).astype(np.uint8)
     known = palette().astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     order = np.argsort(known)
     place = np.minimum(np.searchsorted(known, code, sorter=order), 255)
@@ -244,9 +253,13 @@ def _from_colours(
         found = f"{count} colours in all" + (f", at most {MAX_OBJECTS} objects" if count > MAX_OBJECTS else "")
         raise InputError(
             f"{path}: found colour {tuple(int(c) for c in pixels[y, x])} at row {y}, column {x}, which is no id's"
-            f" ({found}); expected white on black, grey ids, or the DAVIS palette"
+            f" ({found}); expected white on black, grey ids in one channel, or the DAVIS palette"
         )
     return ids.astype(np.uint8)
+
+
+def _black_and_white(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    return bool((((pixels == 0) | (pixels == 255)) & (pixels == pixels[..., :1])).all())
 
 
 def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:

@@ -7,8 +7,10 @@ Means over the data set are over objects, not over sequences.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -121,14 +123,17 @@ def table(scores: Mapping[str, Float[np.ndarray, "t 2"]]) -> dict[str, dict[str,
 
 def csv_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """`rows` of `table` as CSV: `Sequence,J&F-Mean,…`, three decimals, fractions, the last row `Global`."""
-    lines = [",".join(("Sequence", *COLUMNS))]
-    lines += [",".join((name, *(f"{row[c]:.3f}" for c in COLUMNS))) for name, row in rows.items()]
-    return "\n".join(lines) + "\n"
+    return _csv(("Sequence", *COLUMNS), ((name, *(f"{row[c]:.3f}" for c in COLUMNS)) for name, row in rows.items()))
 
 
 def official_csv(rows: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
     """The two files of the DAVIS-2017 tool: `global_results-SET.csv` and `per-sequence_results-SET.csv`."""
-    totals = ",".join(COLUMNS) + "\n" + ",".join(f"{rows['Global'][c]:.3f}" for c in COLUMNS) + "\n"
-    lines = ["Sequence,J-Mean,F-Mean"]
-    lines += [f"{name},{row['J-Mean']:.3f},{row['F-Mean']:.3f}" for name, row in rows.items() if name != "Global"]
-    return totals, "\n".join(lines) + "\n"
+    own = ((name, f"{row['J-Mean']:.3f}", f"{row['F-Mean']:.3f}") for name, row in rows.items() if name != "Global")
+    totals = _csv(COLUMNS, [[f"{rows['Global'][c]:.3f}" for c in COLUMNS]])
+    return totals, _csv(("Sequence", "J-Mean", "F-Mean"), own)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

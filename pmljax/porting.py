@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from pmljax.errors import InputError
+from pmljax.files import asked_file
 from pmljax.terminal import show
 from pmljax.weights.layouts import LAYOUTS, LayoutName
 from pmljax.weights.torch import MODEL
@@ -108,13 +109,12 @@ class ExportTorch:
         from pmljax.weights.torch import PARALLEL, differences, read_kept, state_dict
         from pmljax.weights.torch_files import write_tensors
 
-        if self.out.is_dir() or not self.out.absolute().parent.is_dir():
-            raise InputError(f"{self.out}: expected the name of a file in a folder that is there")
+        out = asked_file(self.out)
         model, kept = load(self.model), read_kept(Path(self.model))
         tensors = state_dict(model, self.layout, kept)
         if self.parallel:
             tensors = {PARALLEL + name: x for name, x in tensors.items()}
-        write_tensors(self.out, tensors)
+        write_tensors(out, tensors)
         notes = []
         if differing := differences(model.config, self.layout):
             notes.append(f"not in the file, to be set in PyTorch: {', '.join(differing)}")

@@ -29,7 +29,7 @@ from pmljax.errors import InputError, differing
 from pmljax.files import write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
-from pmljax.labels import VOID, check_labels, encode_labels, has_ids, object_ids, read_labels, white_background
+from pmljax.labels import VOID, check_labels, encode_labels, has_ids, inverted, object_ids, read_labels
 from pmljax.model import Model
 from pmljax.presets import Preset
 from pmljax.segment import segment
@@ -106,8 +106,7 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
 def remarks(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> list[str]:
     """What to say of how `read_masks` took the masks: what it left out, and a palette that looks like the opposite."""
     files = list_images(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
-    white = next((path for path in files if white_background(path)), None)
-    palette = white and f"{white}: the white part, index 0 of the palette, is background, the black one the object"
+    palette = next(filter(None, map(inverted, files)), None)
     return [said for said in (palette, left_out(paths, frames, masks)) if said]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from pmljax.data import davis
 from pmljax.errors import InputError
-from pmljax.labels import VOID, has_ids, object_ids, read_labels, read_result
+from pmljax.labels import VOID, has_ids, inverted, object_ids, read_labels, read_result
 from pmljax.metrics import frame_scores
 
 
@@ -27,20 +27,22 @@ def score_results(
 
     `year` 2016: everything that is not 0 is one object; 2017: objects 1…K of the first frame's annotation, void counted
     as background. `advance` is called after each sequence. Raises InputError for a missing PNG of a frame that counts,
-    another size, or an id beyond the annotation's.
+    another size, an id beyond the annotation's, white on black where there are several objects, or none.
     """
+    for name in names:
+        if not Path(results, name).is_dir():
+            raise InputError(f"{Path(results, name)}: no such folder; expected the results of {name}, NNNNN.png")
     scores: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name in names:
             sequence = davis.open_sequence(root, name)
             counted = sequence.counted()
             first = next(iter(sequence.annotations.values()))
-            ids = year == 2017 and has_ids(first)
-            count = 1 if year == 2016 else max(object_ids(read_labels(first)), default=0)
+            ids = has_ids(first)
+            count = max(object_ids(read_labels(first)), default=0)
             if not count:
                 raise InputError(f"{first}: found no object; expected ids 1…K in the first annotation")
-            if not Path(results, name).is_dir():
-                raise InputError(f"{Path(results, name)}: no such folder; expected the results of {name}, NNNNN.png")
+            count = 1 if year == 2016 else count
 
             def one(item: tuple[str, Path], name: str = name, count: int = count, ids: bool = ids) -> np.ndarray:
                 truth = read_labels(item[1], ids=ids)
@@ -52,9 +54,18 @@ def score_results(
     return scores
 
 
+def remarks(root: str | Path, results: str | Path, names: Sequence[str]) -> list[str]:
+    """What to say of the masks that were scored: the first, of either side, that looks like the opposite of what it is."""
+    found = []
+    for folder in (Path(root, "Annotations/480p"), Path(results)):
+        firsts = filter(None, (min((folder / name).glob("*.png"), default=None) for name in names))
+        found.append(next(filter(None, map(inverted, firsts)), None))
+    return [said for said in found if said]
+
+
 def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, count: int, year: int) -> np.ndarray:
     """(J, F) of each of `count` objects in one frame, `[o, 2]`."""
-    prediction = read_result(result)
+    prediction = read_result(result, count)
     if prediction.shape != truth.shape:
         found, expected = prediction.shape[::-1], truth.shape[::-1]
         raise InputError(
@@ -63,6 +74,8 @@ def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, count: int, year
     truth = np.where(truth == VOID, 0, truth)
     if year == 2016:
         truth, prediction = (truth > 0).astype(np.uint8), (prediction > 0).astype(np.uint8)
+    elif count > 1 and prediction.max() == VOID:
+        raise InputError(f"{result}: found 255, expected ids 1…{count}; --year 2016 scores all objects as one")
     elif prediction.max() > count:
         raise InputError(
             f"{result}: found object {prediction.max()}, expected at most {count}, as in the first annotation"

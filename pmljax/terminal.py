@@ -92,7 +92,11 @@ def status(run: Callable[[], object]) -> int:
     """The exit status of `run()`: bad input, and a file that cannot be read or written, are one line and 2. Where nobody reads
     on what is printed (`| head`), the rest is not."""
     try:
-        run()
+        try:
+            run()
+        except SystemExit:  # after help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except InputError as error:
         return fail(str(error))

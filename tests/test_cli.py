@@ -1,5 +1,6 @@
 """The commands as a user runs them: what they write, what they refuse, what is left when they are killed."""
 
+import csv
 import json
 import os
 import signal
@@ -602,8 +603,14 @@ def test_an_annotation_without_a_picture_is_told_before_the_work(root, tmp_path,
     assert status == 2 and f"{picture.stem}.png: found no picture of that name" in err and not (tmp_path / "r").exists()
 
 
-def test_whoever_reads_the_output_may_stop_reading():
-    script = "import sys\nfrom pmljax.terminal import status\nsys.exit(status(lambda: print('x' * 10**6)))"
+@pytest.mark.parametrize(
+    "code",
+    ["from pmljax.terminal import status; x = status(lambda: print('x' * 10**6))", "x = cli.main(['score', '--help'])"],
+)
+def test_whoever_reads_the_output_may_stop_reading(code):
+    script = (
+        f"import sys, time\nfrom pmljax import cli\nprint('begun', flush=True)\ntime.sleep(0.2)\n{code}\nsys.exit(x)"
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
         assert process.stdout and process.stderr
@@ -654,6 +661,33 @@ def test_score_as_2016(root, tmp_path, capsys):
     assert set(json.loads((tmp_path / "f.json").read_text())) == {"two", "one"}
 
 
+def test_what_a_score_leaves(root, tmp_path, capsys):
+    """Links are followed; names of sequences may have commas, splits folders; a palette that shows the background white is
+    said."""
+    for kind in ("JPEGImages", "Annotations"):
+        (root / kind / "480p/one").rename(root / kind / "480p/one, again")
+    (root / "ImageSets/2017/my").mkdir(parents=True)
+    (root / "ImageSets/2017/my/val.txt").write_text("one, again\n")
+    args = ("--davis", root, "--split", "my/val")
+    status, *_ = run("evaluate", *COLOR, *args, "--out", tmp_path / "e", capsys=capsys)
+    assert status == 0 and (tmp_path / "e/global_results-my-val.csv").is_file()
+    (tmp_path / "kept.csv").write_text("before")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "kept.csv")
+    score = ("score", *args, "--results", tmp_path / "e")
+    status, out, err = run(*score, "--csv", tmp_path / "link.csv", capsys=capsys)
+    assert status == 0 and err == "" and (tmp_path / "link.csv").is_symlink()
+    lines = list(csv.reader((tmp_path / "kept.csv").read_text().splitlines()))
+    assert {len(line) for line in lines} == {8} and lines[1][0] == "one, again_1"
+    for path in (tmp_path / "e/one, again").glob("*.png"):
+        image = Image.open(path)
+        image.load()
+        image.putpalette([255] * 3 + [0] * 765)
+        image.save(path)
+    status, again, err = run(*score, capsys=capsys)
+    assert (status, again) == (0, out) and "the white part, index 0 of the palette, is background" in err
+    assert err.count("\n") == 1
+
+
 def test_scores_that_are_refused(root, tmp_path, capsys):
     def refused(word, *more):
         status, _, err = run("score", "--davis", root, "--results", tmp_path / "r", *more, capsys=capsys)
@@ -678,6 +712,10 @@ def test_scores_that_are_refused(root, tmp_path, capsys):
     (tmp_path / "r/two/00003.png").write_bytes(good)
     refused("no such split", "--split", "nope")
     refused("nowhere/x.csv: expected the name of a file", "--csv", str(tmp_path / "nowhere/x.csv"))
+    os.mkfifo(tmp_path / "pipe")  # a rename would put a file in its place
+    refused("pipe: expected the name of a file", "--frames", str(tmp_path / "pipe"))
+    refused("one file for --csv and --frames", "--csv", tmp_path / "x", "--frames", tmp_path / "x")
+    assert (tmp_path / "pipe").is_fifo() and not (tmp_path / "x").exists()
     truth = root / "Annotations/480p/two/00004.png"
     kept = truth.read_bytes()
     truth.unlink()

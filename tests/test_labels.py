@@ -118,6 +118,19 @@ def test_results_know_no_void(ids, tmp_path):
     assert np.array_equal(read_result(path), ids)
 
 
+def test_white_on_black_is_no_id_of_several(tmp_path):
+    """One object's is 1; of several it is said by nobody which, and the caller refuses 255."""
+    mask = np.zeros((6, 6), np.uint8)
+    mask[2:4] = 255
+    for image in (Image.fromarray(mask), Image.fromarray(mask).convert("RGB"), Image.fromarray(mask).convert("RGBA")):
+        assert np.array_equal(read_result(save(tmp_path, image)), mask // 255)
+        assert np.array_equal(read_result(save(tmp_path, image), objects=3), mask)
+    red = np.stack([mask, mask // 2, mask // 4], -1)
+    assert np.array_equal(read_result(save(tmp_path, Image.fromarray(red))), mask // 255)
+    with pytest.raises(InputError, match="which is no id's"):
+        read_result(save(tmp_path, Image.fromarray(red)), objects=3)
+
+
 @pytest.mark.parametrize("bits", [2, 4])
 def test_greys_of_few_bits_are_ids(bits, tmp_path, rng):
     """Pillow stretches them to 0…255."""
@@ -184,8 +197,9 @@ def test_refused_masks(ids, tmp_path, rng):
     refused(save(tmp_path, square.filter(ImageFilter.GaussianBlur(5))), "antialiased")
     y, x = np.mgrid[:200, :200]
     disc = Image.fromarray((((y - 100) ** 2 + (x - 90) ** 2 < 3600) * 255).astype(np.uint8))
-    disc.save(tmp_path / "disc.jpg", quality=40)
-    refused(save(tmp_path, Image.open(tmp_path / "disc.jpg")), "antialiased")
+    for quality in (40, 90, 98, 100):
+        disc.save(tmp_path / "disc.jpg", quality=quality)
+        refused(save(tmp_path, Image.open(tmp_path / "disc.jpg")), "antialiased")
     refused(save(tmp_path, disc.resize((480, 480), Image.Resampling.BILINEAR)), "antialiased")
     refused(save(tmp_path, Image.fromarray(ids * 20), "m.jpg"), "JPEG")
     refused(

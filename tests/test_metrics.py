@@ -148,8 +148,8 @@ def small_root(tmp_path):
     return tmp_path
 
 
-def mean(root):
-    return float(np.mean([s[:, 0].mean() for s in score_results(root, root / "results", ["a"], 2017).values()]))
+def mean(root, year=2017):
+    return float(np.mean([s[:, 0].mean() for s in score_results(root, root / "results", ["a"], year).values()]))
 
 
 def test_frames_are_those_of_the_annotations(small_root):
@@ -172,7 +172,24 @@ def test_void_alone_in_a_grey_annotation_with_ids(small_root):
     only = np.zeros((40, 60), np.uint8)
     only[:9, :9] = 255
     Image.fromarray(only).save(folder / "00003.png")  # both are gone, and the results are empty: right
-    assert mean(small_root) == 0.5
+    assert mean(small_root) == 0.5 and mean(small_root, 2016) == 0.5
+
+
+def test_annotations_without_an_object(small_root):
+    """A palette of 0 and 255 is background and void: whatever was scored against it would be nothing's score."""
+    for path in (small_root / "Annotations/480p/a").iterdir():
+        path.write_bytes(encode_labels((read_labels(path) > 0) * np.uint8(255)))
+    for year in (2016, 2017):
+        with pytest.raises(InputError, match=r"00000\.png: found no object; expected ids"):
+            mean(small_root, year)
+
+
+def test_black_and_white_results_of_several_objects(small_root):
+    for path in (small_root / "results/a").iterdir():
+        Image.fromarray((read_labels(path) > 0) * np.uint8(255)).save(path)
+    assert mean(small_root, 2016) == 0.25  # of the four frames that count the first
+    with pytest.raises(InputError, match=r"found 255, expected ids 1…2; --year 2016 scores all objects as one"):
+        mean(small_root)
 
 
 def test_lists_of_sequences_as_editors_write_them(small_root):

@@ -79,7 +79,7 @@ def find_split(
         lines = [line.split()[0].split("/") for line in lines_of(pairs)]
         if any(len(parts) < 2 for parts in lines):
             raise InputError(f"{pairs}: expected lines of two paths, JPEGImages/…/SEQUENCE/NNNNN.jpg Annotations/…")
-        names = list(dict.fromkeys(parts[-2] for parts in lines))
+        names, listed[chosen] = list(dict.fromkeys(parts[-2] for parts in lines)), pairs
     else:
         there = sorted(str(p.relative_to(root)) for p in (root / "ImageSets").glob("*/*.txt"))
         raise InputError(
