@@ -135,22 +135,25 @@ def _bytes_of(path: str | Path) -> bytes:
 
 
 def inverted(path: str | Path) -> str | None:
-    """What to say of a mask that looks like the opposite of what it is read as: its palette shows 0, the background, as white,
-    and all else that it uses as black, as programs write white on black that count white first."""
+    """What to say of a mask that looks like something else than it is read as: its palette shows another index than 0, the
+    background, as black, as programs write it that count a picture's colours."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             colours = np.array(image.getpalette() or [0, 0, 0], np.uint8).reshape(-1, 3)
-            if image.mode != "P" or (colours[0] != 255).any():
+            if image.mode != "P" or not colours[0].any():
                 return None
             used = np.unique(np.array(image))
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     others = used[(used > 0) & (used < len(colours))]
-    if not len(others) or colours[others].any():
+    black = [int(i) for i in others if not colours[i].any()]
+    if not black:
         return None
-    return f"{path}: the white part, index 0 of the palette, is background, the black one the object"
+    shown = "white" if (colours[0] == 255).all() else f"{tuple(map(int, colours[0]))}-coloured"
+    what = "the object" if len(others) == 1 else f"object {black[0]}"
+    return f"{path}: the {shown} part, index 0 of the palette, is background, the black one {what}"
 
 
 def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:

@@ -104,10 +104,14 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
 
 
 def remarks(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> list[str]:
-    """What to say of how `read_masks` took the masks: what it left out, and a palette that looks like the opposite."""
+    """What to say of how `read_masks` took the masks: what it left out, a palette that looks like something else, and that
+    there is no background."""
     files = list_images(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
     palette = next(filter(None, map(inverted, files)), None)
-    return [said for said in (palette, left_out(paths, frames, masks)) if said]
+    marked = {i for mask in masks.values() for i in object_ids(mask)}
+    alone = f"object {min(marked)} alone is marked, so everything is it: leave the background of the first mask at 0"
+    background = not masks or (masks[min(masks)] == 0).any()
+    return [s for s in (palette, "" if background or len(marked) > 1 else alone, left_out(paths, frames, masks)) if s]
 
 
 def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:
@@ -189,7 +193,8 @@ def _write(
     there = (p for p in out.glob("*.png") if frames.position(p.stem) is not None) if record else ()
     done = {p.stem for p in there if p.is_file() and p.stat().st_size}  # an empty one is none of ours
     pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
-    if record and record["finished"] and len(done) >= record["frames"] and all((out / p).is_file() for p in pictures):
+    whole = record is not None and record["finished"] and len(done) >= record["frames"]
+    if record and whole and all((out / p).is_file() for p in pictures):
         return Summary(record["frames"], 0, time.monotonic() - begin)
 
     stamps: deque[Stamped] = deque()
@@ -202,7 +207,7 @@ def _write(
     skip = {index for name in done if (index := frames.position(name)) is not None}
     sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
     # Of a finished run no label is missing, and nothing is left that could depend on what a frame adds.
-    results = (None for _ in images()) if len(skip) == frames.count else labels_of(images(), skip)
+    results = (None for _ in images()) if whole else labels_of(images(), skip)
     with ExitStack() as stack:
         video = None
         for labels in results:

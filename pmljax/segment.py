@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -143,8 +144,8 @@ def start(
     masks: how many masks the stream will be given in all, later ones through `step`: room is made for that many, once.
     Raises InputError for labels that do not fit the frame.
     """
-    _check_frame(frame, index, None)
     frame = np.array(frame)  # as in `step`
+    _check_frame(frame, index, None)
     labels = check_labels(labels, f"labels of frame {index}", size=frame.shape[:2], objects=True)
     preset = _preset_for(model, preset)
     model = at_stride(model, preset.stride)
@@ -182,8 +183,8 @@ def step(
     (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
     Raises InputError for a frame or labels of another size, and for more masks than `start` was told of.
     """
-    _check_frame(frame, state.index, state.size)
     frame = np.array(frame)  # the caller may fill its own with the next one before this one was looked at
+    _check_frame(frame, state.index, state.size)
     number, preset = state.index if number is None else number, state.preset
     if embedding is None:
         result = segment_frame(model, state.references, frame, np.float32(number), np.int32(state.index), preset=preset)
@@ -218,6 +219,8 @@ def segment(
     skip: indices whose labels are not needed: None comes out, but for the first mask's frame and those before it.
     Raises what `frames` raises, after the labels of every frame before.
     """
+    if isinstance(frames, str | Path):
+        raise InputError(f"frames: found {str(frames)!r}, expected a stream, such as pmljax.frames(PATH)")
     preset = _preset_for(model, preset)
     marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
     if not marks:

@@ -1,8 +1,10 @@
 """Readers and writers: folders, videos of every container, data sets, overlays, and writes that are whole or not there."""
 
+import io
 import json
 import os
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -20,11 +22,13 @@ from pmljax.errors import InputError
 from pmljax.labels import palette
 
 
-def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rate=10):
+def write_video(path, frames, codec="libx264", pix_fmt="yuv420p", rate=10, container=None, stream=None):
+    """container, stream: options of the two."""
     import av
 
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+    options = stream or {}
+    with av.open(str(path), "w", options=container or {}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -135,6 +139,7 @@ def test_folders_that_are_refused(tmp_path, clip):
 def test_videos_of_every_kind(tmp_path, clip, name, codec, pix_fmt):
     frames = open_frames(write_video(tmp_path / name, clip, codec, pix_fmt))
     stamped = list(frames.stamped())
+    assert frames.count == frames.total == 6
     assert frames.size == (48, 64) and [s.name for s in stamped] == [f"{i:05d}" for i in range(6)]
     assert [s.number for s in stamped] == list(range(6))
     assert np.allclose([s.seconds for s in stamped], np.arange(6) / 10, atol=1e-2)
@@ -222,6 +227,102 @@ def test_every_display_matrix(tmp_path, clip, x, mirrored):
     shown[down - down.min(), right - right.min()] = straight
     frames = open_frames(path)
     assert frames.size == shown.shape[:2] and np.array_equal(next(iter(frames)), shown)
+
+
+def jpegs(container, images, **given):
+    """A stream of pictures as cameras write them, with EXIF; given: what is set on the stream."""
+    import av
+
+    h, w = images[0].shape[:2]
+    stream = container.add_stream("mjpeg", rate=10)
+    stream.height, stream.width, stream.pix_fmt = h, w, "yuvj444p"
+    for name, value in given.items():
+        setattr(stream, name, value)
+    for i, image in enumerate(images):
+        picture, data = Image.fromarray(image), io.BytesIO()
+        exif = picture.getexif()
+        exif[0x010F], exif[0x0112] = "a camera", 6  # its maker; to be turned clockwise
+        picture.save(data, "JPEG", exif=exif, quality=95, subsampling=0)
+        packet = av.Packet(data.getvalue())
+        packet.pts = packet.dts = i
+        packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 10), stream, True
+        yield packet
+
+
+def test_a_video_of_jpegs_with_exif(tmp_path, clip):
+    """Beside the turn lies what PyAV has no name for."""
+    import av
+
+    with av.open(str(tmp_path / "j.avi"), "w") as container:
+        for packet in jpegs(container, clip):
+            container.mux(packet)
+    frames = open_frames(tmp_path / "j.avi")
+    found = np.stack(list(frames)).astype(int)
+    assert frames.size == (64, 48) and np.abs(found - np.rot90(clip, -1, (1, 2))).mean() < 3
+
+
+def test_of_two_streams_the_video_is_taken(tmp_path, clip):
+    """Not the first, where that is a cover or the smaller one; a cover alone is no video."""
+    import av
+    from av.stream import Disposition
+
+    write_video(tmp_path / "v.mp4", clip)
+    for name, given in (("two.mkv", {}), ("cover.mp4", {"disposition": Disposition.attached_pic})):
+        with av.open(str(tmp_path / name), "w") as container, av.open(str(tmp_path / "v.mp4")) as source:
+            pictures = list(jpegs(container, clip[:1, :24, :32], **given))
+            stream = container.add_stream_from_template(source.streams.video[0])
+            for packet in pictures:
+                container.mux(packet)
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = stream
+                    container.mux(packet)
+        frames = open_frames(tmp_path / name)
+        assert frames.size == (48, 64) and len(list(frames)) == 6
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        for packet in list(jpegs(container, clip[:1], disposition=Disposition.attached_pic)):
+            container.mux(packet)
+    with pytest.raises(InputError, match=r"song\.mp4: found no"):
+        open_frames(tmp_path / "song.mp4")
+
+
+@pytest.mark.parametrize("options", [{"movflags": "frag_keyframe"}, {"movflags": "frag_keyframe+empty_moov"}])
+def test_a_fragmented_video_has_all_its_frames(tmp_path, clip, options):
+    """Its header counts those of the first fragment, or none."""
+    write_video(tmp_path / "f.mp4", clip, container=options, stream={"g": "2"})
+    assert open_frames(tmp_path / "f.mp4").total == 6 and open_frames(tmp_path / "f.mp4", start=3).count == 3
+
+
+def test_a_trimmed_video_has_no_more_frames_than_are_shown(tmp_path, clip):
+    """Cut without encoding anew: the frames before the first one shown are there, for those that follow."""
+    import av
+
+    write_video(tmp_path / "v.mp4", np.concatenate([clip] * 3), stream={"g": "6"})
+    with av.open(str(tmp_path / "v.mp4")) as source, av.open(str(tmp_path / "t.mp4"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        begin = None
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                begin = int(0.4 / packet.time_base) if begin is None else begin
+                packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, stream
+                container.mux(packet)
+    with av.open(str(tmp_path / "t.mp4")) as container:
+        assert container.streams.video[0].frames == 18
+    frames = open_frames(tmp_path / "t.mp4")
+    assert frames.total == len(list(frames)) == 14
+
+
+def test_a_written_video_says_its_colours(tmp_path):
+    """Players take high frames for BT.709 where nothing says otherwise."""
+    import av
+
+    image = np.full((720, 16, 3), (220, 30, 30), np.uint8)
+    with VideoWriter(tmp_path / "o.mp4") as video:
+        video.write(image, 0.0)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (6, 1)
+    assert np.abs(next(iter(open_frames(tmp_path / "o.mp4"))).astype(int) - image).max() < 4
 
 
 def test_what_is_appended_to_a_video_is_no_cut(tmp_path, clip):

@@ -339,12 +339,14 @@ def test_bad_input_is_named(change, word, rng):
 
 def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests(made):
     script = """
-import sys, numpy as np, pmljax
+import pathlib, sys, numpy as np, PIL.Image, pmljax
 session = pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None)
 frame, mask = np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), np.uint8)
 for call in (
     lambda: next(pmljax.segment("small", [frame], mask)),
     lambda: next(pmljax.segment(pmljax.load("color"), [frame], mask, preset="best")),
+    lambda: next(pmljax.segment(pmljax.load("color"), pathlib.Path("a.mp4"), mask)),
+    lambda: pmljax.start(pmljax.load("color"), PIL.Image.fromarray(frame[0]), mask),
     lambda: pmljax.nearest(np.ones((2, 3), "f"), np.ones((2, 4), "f")),
     lambda: pmljax.embed(pmljax.load("color"), np.zeros((1, 9, 9, 1), np.uint8), np.zeros(1)),
     lambda: pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None, k=2.5),
@@ -365,6 +367,8 @@ print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1
     assert told == [
         "model: found str, expected what pmljax.load(NAME) gives",
         "preset: found 'best', expected a Preset, such as pmljax.PRESETS[\"best\"]",
+        "frames: found 'a.mp4', expected a stream, such as pmljax.frames(PATH)",
+        "frame 0: found uint8 [9, 3], expected uint8 RGB [h, w, 3]",
         "queries: found 3 dimensions, the references have 4",
         "frames: found [1, 9, 9, 1], expected RGB [b, h, w, 3] of one frame at least",
         "k 2.5: expected 1…50",

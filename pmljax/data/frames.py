@@ -34,9 +34,9 @@ class Stamped(NamedTuple):
 class Frames:
     """A stream of frames of one size. Iterating gives the images, `stamped()` the images with name, number and time.
 
-    size: (h, w).  count: how many frames, None where only decoding would tell.
+    size: (h, w).  count: how many frames (of a video at most: its packets), None where only decoding would tell.
     names: of all frames of the source, None for videos, whose frames are named 00000, 00001, ….
-    chosen: which of them make the stream.  files: what is read.  total: of frames, chosen or not, where the source says so.
+    chosen: which of them make the stream.  files: what is read.  total: `count` of all, chosen or not.
     """
 
     path: Path

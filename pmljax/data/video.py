@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -34,9 +35,12 @@ def open_video(path: Path, chosen: slice = slice(None)) -> Frames:
     return Frames(path, size, count, None, chosen, [path], read, total)
 
 
-def _open(path: Path):
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, Any]]:
+    """(the container, its video stream) while the block runs."""
     import av
     from av.error import FFmpegError
+    from av.stream import Disposition
 
     try:
         container = av.open(str(path.absolute()))  # "10:20.mp4" would be a protocol
@@ -45,15 +49,22 @@ def _open(path: Path):
         raise InputError(
             f"{path}: found no readable video ({what}); expected mp4, mov, avi, mkv, webm or gif"
         ) from None
-    if not container.streams.video:
-        container.close()
-        raise InputError(f"{path}: found no video stream; expected mp4, mov, avi, mkv, webm or gif")
-    return container
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a piece of music
+            raise InputError(f"{path}: found no video stream; expected mp4, mov, avi, mkv, webm or gif")
+        yield container, stream
 
 
 def _count(path: Path) -> int | None:
-    with _open(path) as container:
-        return container.streams.video[0].frames or None
+    """How many frames there are at most, by the packets: what headers say of fragmented and trimmed files is not so."""
+    from av.error import FFmpegError
+
+    try:
+        with _open(path) as (container, stream):
+            return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard) or None
+    except (FFmpegError, OSError):  # decoding comes to it, and says where
+        return None
 
 
 def _decode(path: Path) -> Iterator[Stamped]:
@@ -62,8 +73,7 @@ def _decode(path: Path) -> Iterator[Stamped]:
 
     # The default turns YUV to RGB a level too dark on average; this does not, for 2 ms more a frame of 480×854.
     exact = Scaler.BICUBIC | Scaler.ACCURATE_RND | Scaler.FULL_CHR_H_INT
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or RATE)
         index, origin = 0, None
@@ -72,10 +82,7 @@ def _decode(path: Path) -> Iterator[Stamped]:
                 origin = frame.time if origin is None else origin
                 seconds = index / rate if frame.time is None else frame.time - (origin or 0.0)
                 image = frame.to_ndarray(format="rgb24", interpolation=exact)
-                matrix = frame.side_data.get("DISPLAYMATRIX")
-                if matrix is not None:
-                    image = upright(image, np.frombuffer(matrix, np.int32)[:9].reshape(3, 3))
-                yield Stamped(f"{index:05d}", index, seconds, image)
+                yield Stamped(f"{index:05d}", index, seconds, _turned(frame, image))
                 index += 1
         except (FFmpegError, OSError, ValueError) as error:
             what = getattr(error, "strerror", None) or error
@@ -84,6 +91,16 @@ def _decode(path: Path) -> Iterator[Stamped]:
         raise InputError(
             f"{path}: the file is cut off, frame {index:05d} and later are missing; expected a whole video"
         )
+
+
+def _turned(frame: Any, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except (
+        ValueError
+    ):  # beside it something whose kind PyAV does not know, as a JPEG's EXIF; a turn it tells, a mirror not
+        return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+    return image if matrix is None else upright(image, np.frombuffer(matrix, np.int32)[:9].reshape(3, 3))
 
 
 def upright(image: UInt8[np.ndarray, "h w 3"], matrix: Num[np.ndarray, "3 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -174,6 +191,9 @@ class VideoWriter:
             options |= {"threads": str(self.threads)} if self.threads else {}
             self.stream = self.container.add_stream("libx264", rate=round(RATE), options=options)
             self.stream.pix_fmt = "yuv420p"
+            context = self.stream.codec_context  # players guess where nothing says it, and for high frames wrongly
+            context.colorspace = context.color_primaries = context.color_trc = 6  # BT.601, as PyAV converts
+            context.color_range = 1  # 16…235
             h, w = h + h % 2, w + w % 2
         self.stream.height, self.stream.width = h, w
         self.stream.codec_context.time_base = Fraction(1, self.clock)
