@@ -147,7 +147,9 @@ def fit(
                 kept_at = run / checkpoint.FOLDER / str(folder.latest_step())
                 raise InputError(_diverged(run, n, kept_at, config, metrics, describe))
             kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
-            if done % every.log == 0 or last:
+            scored = validate is not None and every.validate and (done % every.validate == 0 or last)
+            saved = scored or done % every.save == 0 or last or failure is not None
+            if done % every.log == 0 or saved:  # a line is of the steps since a checkpoint: the same if stopped there
                 numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
                 now = time.monotonic()
                 numbers["images a second"] = pictures / (now - since)
@@ -156,14 +158,14 @@ def fit(
                     log.write(done, numbers)
                 report(done, numbers)
             scores = {}
-            if validate and every.validate and (done % every.validate == 0 or last):
+            if validate and scored:
                 scores = validate(evaluated(config, state), run)
                 if log:
                     log.write(done, scores)
                     log.draw(list(scores))
                 report(done, scores)
                 since, pictures = time.monotonic(), 0
-            if scores or done % every.save == 0 or last or failure:
+            if saved:
                 checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
             if failure:
                 raise failure

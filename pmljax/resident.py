@@ -116,7 +116,8 @@ def _packed(reel: RawClip, canvas: tuple[int, int]) -> tuple[list[np.ndarray], l
     short_side = max(int(share * min(h, w)), 1)
     pictures = []
     for image, labels in zip(reel.frames, reel.labels, strict=True):
-        image, labels = (scale_down(x, short_side).astype(np.uint32) for x in (image, labels))
+        # Of a strip thinner than a pixel of the canvas one is left, and of its length what the canvas holds.
+        image, labels = (scale_down(x, short_side)[: canvas[0], : canvas[1]].astype(np.uint32) for x in (image, labels))
         pictures.append(image[..., 0] | image[..., 1] << 8 | image[..., 2] << 16 | labels << 24)
     return pictures, reel.numbers
 

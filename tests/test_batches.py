@@ -133,6 +133,17 @@ def test_davis_masks_of_0_and_255_are_object_1(tmp_path):
     assert np.array_equal(clip["labels"], np.stack([box()] * 3))
 
 
+def test_void_alone_in_a_grey_mask_beside_others_with_ids(tmp_path):
+    """Whichever of the video's masks has them, the first or a later one."""
+    sequence = video(tmp_path, "a", range(4))
+    for path, labels in zip(
+        sequence.annotations.values(), (box() * 0, box(value=255), box(value=2), box()), strict=True
+    ):
+        Image.fromarray(labels).save(path)
+    reel = VideoSource([sequence]).reel(0, np.random.default_rng(0), 4, None)
+    assert [np.unique(labels).tolist() for labels in reel.labels] == [[0], [0, 255], [0, 2], [0, 1]]
+
+
 def test_short_sequences(tmp_path):
     long, short = video(tmp_path, "long", range(4)), video(tmp_path, "short", range(6), annotated=(0, 5))
     with pytest.raises(InputError, match="video short: found 2 annotated frames; expected 3 or more"):

@@ -492,6 +492,12 @@ def test_davis_sequences(tmp_path):
     with pytest.raises(InputError, match=r"zz: no such folder; expected the annotation"):
         davis.open_sequence(root, "zz")
     assert [name for name, _ in sequence.counted()] == ["00001", "00002"]
+    (root / "Annotations/480p/a/00003.png").rename(root / "Annotations/480p/a/00003.PNG")
+    assert list(davis.open_sequence(root, "a").annotations) == list(sequence.annotations)
+    for name in ("../480p/a", str(root / "JPEGImages/480p/a")):  # results would be written where they point to
+        (root / "ImageSets/2017/odd.txt").write_text(f"a\n{name}\n")
+        with pytest.raises(InputError, match=r"odd\.txt: found .*expected names of sequences"):
+            davis.find_split(root, "odd", 2017)
     (root / "Annotations/480p/a/00000.png").unlink()
     with pytest.raises(InputError, match=r"00000\.png: no such file; expected the annotation of every frame"):
         davis.open_sequence(root, "a").counted()
@@ -520,9 +526,10 @@ def test_youtube_vos(tmp_path):
     assert youtube_vos.list_videos(root) == ["v1", "v9"]
     with pytest.raises(InputError, match="v9: no such folder"):
         youtube_vos.open_video(root, "v9")
-    (root / "meta.json").write_text("[]")
-    with pytest.raises(InputError, match=r"meta\.json: expected JSON"):
-        youtube_vos.list_videos(root)
+    for text in ("[]", '{"videos": ["v1", "v9"]}'):
+        (root / "meta.json").write_text(text)
+        with pytest.raises(InputError, match=r"meta\.json: expected JSON"):
+            youtube_vos.list_videos(root)
 
 
 # Pictures of results

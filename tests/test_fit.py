@@ -144,12 +144,19 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, waits):
 
 
 def test_stopped_anywhere_goes_on_to_the_bit(tmp_path):
-    """Without processes: every step of a run as the place where it stops."""
+    """Without processes: every step of a run as the place where it stops. So does the log, whose lines come at other steps than
+    checkpoints."""
+    every = Every(log=4, save=5)
 
     class Stop(Exception):
         pass
 
-    whole = train(tmp_path / "whole")
+    def told(run):
+        lines = [line for line in read_log(run / "log.jsonl") if "step" in line]
+        return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+    whole = train(tmp_path / "whole", every=every)
+    assert [line["step"] for line in told(tmp_path / "whole")][:4] == [4, 5, 8, 10]
     for stop in (1, 5, 6, 14, 29):
 
         def batches(start, stop=stop):
@@ -160,8 +167,9 @@ def test_stopped_anywhere_goes_on_to_the_bit(tmp_path):
 
         run = tmp_path / str(stop)
         with pytest.raises(Stop):
-            fit(run, CONFIG, batches, objective=objective, variables=variables(), every=Every(log=5, save=5))
-        again = train(run)
+            fit(run, CONFIG, batches, objective=objective, variables=variables(), every=every)
+        again = train(run, every=every)
+        assert told(run) == told(tmp_path / "whole")
         assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True))
 
 

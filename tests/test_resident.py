@@ -76,11 +76,16 @@ def test_clips_follow_from_their_numbers(stores):
     assert not np.array_equal(whole.frames, other.frames)
 
 
-def test_what_is_larger_than_the_canvas_is_scaled_down(sources):
+def test_what_is_larger_than_the_canvas_is_scaled_down(sources, tmp_path):
     (store,) = hold(sources[:1], canvas=(30, 100), views=3)
     assert store.extent.tolist() == [[30, 45]] * 8 and store.count.tolist() == [5, 3]
     (store,) = hold(sources[:1], canvas=CANVAS, short_side=20, views=3)
     assert store.extent.tolist() == [[20, 30]] * 8
+    # Longer than the canvas where it is one pixel high.
+    strip = video(tmp_path, "s", range(3), image=np.zeros((4, 2000, 3), np.uint8), labels=np.ones((4, 2000), np.uint8))
+    (strip,) = hold([VideoSource([strip])], canvas=(30, 100), views=3)
+    assert strip.extent.tolist() == [[1, 100]] * 3
+    draw((strip,), jnp.ones(1), jax.random.key(0), jnp.zeros(1, jnp.uint32), frames=3, canvas=(30, 100))
     labels = np.asarray(store.pixels[0]) >> 24
     # Taken at the centres of three by three pixels.
     assert np.array_equal(labels, box()[1::3, 1::3])

@@ -9,6 +9,7 @@ import io
 import pickle
 import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -476,6 +477,28 @@ def test_pth_with_pytorch(torch, legacy, tmp_path, capsys):
     wrapped = {"epoch": 3, "state_dict": {k: torch.tensor(x) for k, x in tensors.items()}, "optimizer": {"state": {}}}
     torch.save(wrapped, path, _use_new_zipfile_serialization=not legacy)
     assert same(read_tensors(path), tensors)
+    for inner in (
+        {"net": wrapped["state_dict"], "epoch": 3},
+        {"model": wrapped},
+    ):  # under whatever name; one in another
+        torch.save(inner, path, _use_new_zipfile_serialization=not legacy)
+        assert same(read_tensors(path), tensors)
+
+
+def test_what_pytorch_warns_of_is_one_line(torch, tmp_path):
+    """Files that are whole, but hold what cannot be taken: said as what they are, and by nobody else."""
+    with warnings.catch_warnings(action="ignore"):
+        torch.save({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)}, tmp_path / "q.pth")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "j.pth"))
+    with pytest.raises(InputError, match="tensors that are no arrays"):
+        read_tensors(tmp_path / "q.pth")
+    with pytest.raises(InputError, match="found a TorchScript archive, expected a state_dict"):
+        read_tensors(tmp_path / "j.pth")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(3).to(torch.float8_e4m3fn)}, tmp_path / "f.safetensors")
+    with pytest.raises(InputError, match="tensors that are no arrays"):
+        read_tensors(tmp_path / "f.safetensors")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -510,7 +533,12 @@ def test_a_pickle_that_would_run_code_with_pytorch(torch, tmp_path, monkeypatch)
     with pytest.raises(InputError, match=r"Linear, so it was not read; expected a state_dict"):
         read_tensors(path)
     assert not (tmp_path / "ran").exists()
-    for content, words in (([1, 2], "found a list"), ({"a": 1}, "a dict of int"), ({}, "a dict of nothing")):
+    for content, words in (
+        ([1, 2], "found a list"),
+        ({"a": 1}, r"a dict of int \(a\)"),
+        ({}, "a dict of nothing"),
+        ({"ema": {"w": torch.zeros(3)}, "net": {"w": torch.zeros(3)}}, r"dict of dict \(ema, net\)"),  # which is meant?
+    ):
         torch.save(content, path)
         with pytest.raises(InputError, match=words):
             read_tensors(path)

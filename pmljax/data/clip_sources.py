@@ -134,21 +134,25 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:8]
 
 
-_has_ids = lru_cache(4096)(has_ids)  # a video's first mask is asked for with every frame of one object
+@lru_cache(4096)
+def _any_ids(masks: tuple[Path, ...]) -> bool:
+    return any(map(has_ids, masks))
 
 
 def read_pair(
-    picture: Path, mask: Path, short_side: int | None, cache: Cache | None, first: Path | None = None
+    picture: Path, mask: Path, short_side: int | None, cache: Cache | None, beside: tuple[Path, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """A frame uint8 `[h, w, 3]` and its labels `[h, w]`, scaled down; InputError if they are not of one size.
 
-    first: the first mask of the same video: where it has ids (`has_ids`), a grey mask's 255 is void, as in scoring.
+    beside: the masks of the same video: where one has ids (`has_ids`), 255 alone in a grey mask is void.
     """
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        image, labels = read_image(picture), read_labels(mask)
-        if first and first != mask and set(np.unique(labels)) <= {0, 1} and _has_ids(first):
-            labels = read_labels(mask, ids=True)
+        image, labels = read_image(picture), read_labels(mask, ids=True)
+        if set(np.unique(labels)) <= {0, VOID} and not _any_ids(
+            beside
+        ):  # the others are looked at for such masks alone
+            labels = read_labels(mask)
         return image, check_labels(labels, str(mask), image.shape[:2])
 
     return hold_pair((picture, mask), read, short_side, cache)
@@ -174,7 +178,7 @@ class VideoSource:
             raise InputError(f"{name}: found no sequences; expected at least one")
         self.name, self.cache, self.merge = name, cache, merge
         self.videos = [(s.name, s.annotated()) for s in sequences]
-        self.first = {frames[0][2].parent: frames[0][2] for _, frames in self.videos if frames}
+        self.masks = {frames[0][2].parent: tuple(mask for *_, mask in frames) for _, frames in self.videos if frames}
         for video, frames in self.videos:
             if len(frames) < 3:
                 raise InputError(f"{name} {video}: found {len(frames)} annotated frames; expected 3 or more")
@@ -197,8 +201,8 @@ class VideoSource:
         return self._read(f"{self.name} {video}", annotated, short_side)
 
     def _read(self, name: str, chosen: list[tuple[float, Path, Path]], short_side: int | None) -> RawClip:
-        first = None if self.merge else self.first[chosen[0][2].parent]
-        read = [read_pair(picture, mask, short_side, self.cache, first) for _, picture, mask in chosen]
+        beside = () if self.merge else self.masks[chosen[0][2].parent]
+        read = [read_pair(picture, mask, short_side, self.cache, beside) for _, picture, mask in chosen]
         for (_, picture, _), (_, labels) in zip(chosen, read, strict=True):
             if labels.shape != read[0][1].shape:
                 raise InputError(f"{picture}: its size is not that of {chosen[0][1].name}; expected frames of one size")

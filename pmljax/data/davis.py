@@ -87,6 +87,9 @@ def find_split(
         )
     if not names:
         raise InputError(f"{listed[chosen]}: found an empty list; expected a name of a sequence a line")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{listed[chosen]}: found {name}, expected names of sequences")
     for name in only:
         if name not in names:
             raise InputError(f"--sequences {name}: not in the split {split}; expected of {', '.join(names)}")
@@ -110,7 +113,8 @@ def open_sequence(root: str | Path, name: str, resolution: str = "480p") -> Sequ
         raise InputError(f"{annotated}: no such folder; expected the annotation of {name}")
     files = list_images(pictures) if pictures.is_dir() else []
     masks = sorted(
-        (p for p in annotated.glob("*.png") if not p.name.startswith(".")), key=lambda p: (natural_key(p.name), p.name)
+        (p for p in annotated.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith(".")),
+        key=lambda p: (natural_key(p.name), p.name),
     )
     if not masks:
         raise InputError(f"{annotated}: found no annotation; expected at least the first frame's, NNNNN.png")

@@ -20,6 +20,7 @@ from pmljax.data.davis import lines_of
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 
+SUFFIXES = [case for x in (".jpg", ".jpeg", ".png", ".webp") for case in (x, x.upper())]  # of pictures
 CELLS = 8  # of the mesh, along each side; the motion is bilinear in each
 WAVES = 3  # of the elastic motion
 MARGIN = 0.3  # of the picture's size: how far it is mirrored beyond its edge
@@ -94,7 +95,7 @@ def list_stills(root: Path, split: str) -> list[tuple[Path, Path]]:
         raise InputError(f"{listed}: found an empty list; expected a name of a picture a line")
     pairs = []
     for name in names:
-        pictures = [root / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
+        pictures = [root / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES]
         picture = next((p for p in pictures if p.is_file()), pictures[0])
         pairs.append((picture, root / "SegmentationObject" / f"{name}.png"))
         for path in pairs[-1]:

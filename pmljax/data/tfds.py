@@ -75,7 +75,7 @@ class TfdsSource:
         return self._drawn(f"{self.name} {video}", index, list(range(count)), short_side)
 
     def _drawn(self, name: str, which: int, chosen: list[int], short_side: int | None) -> RawClip:
-        video, record = self.videos[which][0], lru_cache(1)(lambda: self._read(which))  # only if it is needed
+        (video, count), record = self.videos[which], lru_cache(1)(lambda: self._read(which))  # only if it is needed
 
         def written(i: int) -> np.ndarray:
             return _decode(record()["video/segmentations"].bytes_list.value[i], "L", f"{self.folder}: {video} {i:05d}")
@@ -86,7 +86,7 @@ class TfdsSource:
         def read(i: int) -> tuple[np.ndarray, np.ndarray]:
             where, labels = f"{self.folder}: {video} {i:05d}", written(i)
             image = _decode(record()["video/frames"].bytes_list.value[i], "RGB", where)
-            if one_alone(labels) and one_alone(written(0)):
+            if VOID in labels and one_alone(labels) and all(one_alone(written(k)) for k in range(count)):
                 labels = labels // VOID  # one object written as 255, as in DAVIS-2016; beside ids it is void
             return image, check_labels(labels, where, image.shape[:2])
 

@@ -21,7 +21,7 @@ def list_videos(root: str | Path) -> list[str]:
     if meta.is_file():
         try:
             videos = json.loads(meta.read_text(encoding="utf-8-sig"))["videos"]
-            return sorted(dict(videos))
+            return sorted({**videos})  # a list has no objects
         except (ValueError, KeyError, TypeError):  # ValueError: no JSON, or no text
             raise InputError(f'{meta}: expected JSON {{"videos": {{…}}}}') from None
     if not pictures.is_dir():
@@ -34,5 +34,5 @@ def open_video(root: str | Path, name: str) -> Sequence:
     pictures, annotated = (Path(root) / kind / name for kind in ("JPEGImages", "Annotations"))
     if not pictures.is_dir():
         raise InputError(f"{pictures}: no such folder; expected the frames of {name}")
-    masks = [p for p in list_images(annotated) if p.suffix == ".png"] if annotated.is_dir() else []
+    masks = [p for p in list_images(annotated) if p.suffix.lower() == ".png"] if annotated.is_dir() else []
     return Sequence(name, list_images(pictures), {p.stem: p for p in masks})

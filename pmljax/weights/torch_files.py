@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ NEEDS_TORCH = (
     "needs PyTorch: pip install 'pmljax[torch]' (on Python 3.11; there is none of that version for later ones);"
     " .safetensors needs none"
 )
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # of training checkpoints
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # of training checkpoints; else the only dict of tensors there is
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -50,7 +55,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, "numpy") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
         return {k: x.astype(np.float32) if x.dtype.name == "bfloat16" else x for k, x in found.items()}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
+        raise _no_arrays(path, error) from None
+    except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); expected a whole .safetensors file: was it"
             " cut short? Fetch it again"
@@ -60,7 +67,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     torch = _import_torch(f"{path}: reading .pth")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of formats; what is read is said below
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if not code:
@@ -71,26 +79,46 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except Exception as error:  # whatever a damaged file makes of zip, pickle and storages
         raise _damaged(path, error) from None
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(x, torch.Tensor) for x in found.values()):
+
+    def tensors(x: object) -> bool:
+        return isinstance(x, dict) and bool(x) and all(isinstance(value, torch.Tensor) for value in x.values())
+
+    while isinstance(found, dict) and not tensors(found):
+        named = [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]
+        alone = [x for x in found.values() if tensors(x)]
+        if not named and len(alone) != 1:
+            break
+        found = (named or alone)[0]
+    if not tensors(found):
         kind = type(found).__name__
         if isinstance(found, dict):
             kind += f" of {', '.join(sorted({type(x).__name__ for x in found.values()})) or 'nothing'}"
+            kind += f" ({', '.join(map(str, list(found)[:4]))}{', …' if len(found) > 4 else ''})" if found else ""
         raise InputError(f"{path}: found a {kind}, expected a state_dict: tensors by name")
     # NumPy has no bfloat16; the others stay as they are.
     wide = {k: x.float() if x.dtype == torch.bfloat16 else x for k, x in found.items()}
     try:
         return {str(k): x.detach().contiguous().numpy() for k, x in wide.items()}
     except (TypeError, RuntimeError, NotImplementedError) as error:  # quantised, sparse, of 8 bits, without numbers
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{path}: found tensors that are no arrays ({reason}); expected dense ones of floats"
-        ) from None
+        raise _no_arrays(path, error) from None
+
+
+def _no_arrays(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:120]
+    return InputError(f"{path}: found tensors that are no arrays ({reason}); expected dense ones of floats")
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
+    if "TorchScript" in str(error):
+        return InputError(
+            f"{path}: found a TorchScript archive, expected a state_dict: where you trust the file, torch.jit.load it in"
+            " PyTorch and torch.save its state_dict()"
+        )
+    if ".tar format" in str(error):
+        return InputError(
+            f"{path}: found PyTorch's oldest format, expected a .pth of version 0.1.10 or later: load it in PyTorch and"
+            " torch.save it"
+        )
     reason = " ".join(str(error).split())[:120]
     return InputError(
         f"{path}: cannot be read ({type(error).__name__}: {reason}); expected a whole .pth file: was it cut short? Fetch it"
