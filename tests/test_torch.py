@@ -351,7 +351,15 @@ def test_a_damaged_safetensors_file(tmp_path, capsys):
 
 
 def test_without_pytorch(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+    class Without:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "torch":
+                raise ImportError
+
+    # Not as None in sys.modules, where tyro would find it.
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
     (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 and so on")
     status, _, err = run("import-torch", tmp_path / "w.pth", "--out", tmp_path / "out", capsys=capsys)
     assert status == 2 and err.count("\n") == 1
