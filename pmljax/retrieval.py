@@ -24,7 +24,7 @@ REFERENCE_TILE = 8192
 QUERY_TILE = {"cpu": 256}
 GROUP = 32
 BLOCK = 4  # side of a block of queries in a window: .05 s a frame at 480p (radius 6, five grids), with 8 .17 s, with 16 .46 s
-BLOCKS_AT_ONCE = 8  # large enough for two cores: .05 s where one after the other took .084 (eight grids)
+BLOCKS_AT_ONCE = 4  # of eight grids 88 ms on two cores, with 8 113, with 1 120 (experiments/README.md)
 FAR = 1e30  # the score of what does not count: above all others, and unlike ∞ it may be multiplied by 0
 
 
