@@ -89,6 +89,12 @@ def read_labels(path: str | Path, *, ids: bool = False) -> UInt8[np.ndarray, "h 
     return decode_labels(_bytes_of(path), str(path), ids=ids)
 
 
+def white_on_black(data: bytes, path: str = "mask") -> bool:
+    """Whether a mask's file shows one object without saying which: white on black, grey, of one bit or RGB."""
+    mode, pixels = _decode(data, path)
+    return mode != "P" and (mode == "1" or bool(((pixels == 0) | (pixels == 255)).all() and pixels.any()))
+
+
 def has_ids(path: str | Path) -> bool:
     """Whether a mask has ids for certain: other grey values than 0 and 255, other indices of a palette than 0, 1 and 255.
     What belongs with it has ids too."""

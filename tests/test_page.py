@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette", reason="the page needs the extra app")
 httpx = pytest.importorskip("httpx")
@@ -104,8 +105,8 @@ class Page:
         text = item if isinstance(item, (str, bytes)) else json.dumps(item)
         return self.client.post(f"/{self.token}/edit?view={view}", content=text)
 
-    def mask(self, data, frame=0):
-        return self.client.post(f"/{self.token}/mask?frame={frame}&view={frame}", content=data)
+    def mask(self, data, frame=0, more=""):
+        return self.client.post(f"/{self.token}/mask?frame={frame}&view={frame}{more}", content=data)
 
     def labels(self, *frames):
         found = packets(self.get("frames?frames=" + ",".join(map(str, frames))).content)
@@ -709,6 +710,23 @@ def test_masks_that_are_none(page_for_bad, made):
         if status == 200:
             assert page.edit({"op": "undo"}).status_code == 200
     assert page.client.post(f"/{page.token}/mask?frame=99&view=0", content=made.mask.read_bytes()).status_code == 400
+
+
+def test_a_mask_of_one_object_is_the_chosen_one_s(page, made):
+    """White on black does not say whose it is; one after the other, such masks are those of several objects."""
+    two = made.truth[0]
+    for label in (2, 1):
+        data = io.BytesIO()
+        Image.fromarray(np.where(two == label, 255, 0).astype(np.uint8)).save(data, "PNG")
+        assert page.mask(data.getvalue(), more=f"&label={label}").status_code == 200
+    assert np.array_equal(page.labels(0)[0], two)
+    assert (
+        page.mask(encode_labels((two == 1).astype(np.uint8)), more="&label=2").status_code == 200
+    )  # a palette's are ids
+    assert np.array_equal(page.labels(0)[0], two == 1)
+    assert page.edit({"op": "clear"}).status_code == 200
+    for label in (0, 255, "x"):
+        assert page.mask(data.getvalue(), more=f"&label={label}").status_code == 400
 
 
 # The real server

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ from starlette.routing import Route
 from pmljax.editlog import LogFull
 from pmljax.errors import InputError
 from pmljax.inputs import Edit, from_json
-from pmljax.labels import decode_labels
+from pmljax.labels import decode_labels, white_on_black
 from pmljax.page.desk import Desk, NotReady, Outdated
 from pmljax.page.exports import EXPORTS
 from pmljax.page.guard import Guard, TooLarge, body_of
@@ -82,7 +82,7 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
         if isinstance(item, dict) and item.get("op") == "mask":
             raise InputError("input: found a mask; expected its PNG, sent to mask")
         edit, seen = from_json(item), item.get("revision")
-        return await _input(edit, view, seen if type(seen) is int else None)
+        return await _input(lambda: desk.edit(edit, view, seen if type(seen) is int else None))
 
     async def mask(request: Request) -> Response:
         frame, view = _number(request, "frame"), _number(request, "view")
@@ -90,11 +90,14 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
         session = desk.session()
         _check_picture(data, session.size)
         labels = await asyncio.to_thread(decode_labels, data)
-        return await _input(Edit("mask", frame, labels=labels), view)
+        label = _number(request, "label") if "label" in request.query_params else 1
+        if not await asyncio.to_thread(white_on_black, data):
+            return await _input(lambda: desk.edit(Edit("mask", frame, labels=labels), view))
+        return await _input(lambda: desk.edit(Edit("mask", frame, labels=desk.as_object(frame, labels, label)), view))
 
-    async def _input(edit: Edit, view: int, seen: int | None = None) -> Response:
+    async def _input(take: Callable[[], bytes]) -> Response:
         # Shielded: an input that is being written is finished, whether its page is still there or not.
-        return _packet(await asyncio.shield(desk.worker.do(INPUT, lambda: desk.edit(edit, view, seen))))
+        return _packet(await asyncio.shield(desk.worker.do(INPUT, take)))
 
     async def frames(request: Request) -> Response:
         asked = request.query_params.get("frames", "").split(",")

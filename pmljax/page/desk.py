@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from pmljax.data.frames import Frames
 from pmljax.editlog import EditLog, with_lines
 from pmljax.errors import InputError
 from pmljax.inputs import PLACED, Edit
 from pmljax.interact import Session
+from pmljax.labels import VOID
 from pmljax.page.film import Film
 from pmljax.page.warming import COARSE, warm, warmer
 from pmljax.page.wire import packet, runs
@@ -139,6 +141,16 @@ class Desk:
             self._tell()
         self.view = view
         return self.frame(view, state=self.state())
+
+    def as_object(self, frame: int, labels: UInt8[np.ndarray, "h w"], label: int) -> UInt8[np.ndarray, "h w"]:
+        """A mask of one object that does not say which as that of the object `label`. What is not it stays another object's
+        where that was marked, so that masks of several objects may come one by one."""
+        if not 0 < label < VOID:
+            raise InputError(f"label: found {label}, expected an object, 1…{VOID - 1}")
+        self.check_frame(frame)
+        said = self.session().said(frame).pixels
+        others = np.where((said > 0) & (said != label), VOID, 0)
+        return np.where(labels > 0, label, others).astype(np.uint8)
 
     def frame(self, index: int, **more: Any) -> bytes:
         """The packet of one frame: its labels and the inputs on it."""

@@ -64,8 +64,8 @@ let turns = Promise.resolve();
 export const afterwards = (act) => (turns = turns.then(() => line).then(act).catch(() => {}));
 export const edit = (input, view) =>
   inTurn(() => packet(ask(`edit?view=${view}`, { method: "POST", body: JSON.stringify(input) })));
-export const mask = (file, frame) =>
-  inTurn(() => packet(ask(`mask?frame=${frame}&view=${frame}`, { method: "POST", body: file })));
+export const mask = (file, frame, label) =>
+  inTurn(() => packet(ask(`mask?frame=${frame}&view=${frame}&label=${label || 1}`, { method: "POST", body: file })));
 export const frame = (i) => packet(ask(`frames?frames=${i}&view`));
 export const frames = async (list) => packetsOf(await bytes(ask(`frames?frames=${list.join(",")}`)));
 export const margins = (i) => packet(ask(`margins?frame=${i}`));

@@ -99,7 +99,7 @@ export function show(i) {
 // Inputs
 export async function say(input) {
   try {
-    const done = input instanceof Blob ? await server.mask(input, store.frame) : await server.edit(input, store.frame);
+    const done = input instanceof Blob ? await server.mask(input, store.frame, store.label) : await server.edit(input, store.frame);
     keep(done);
     return done;
   } catch (error) {
