@@ -122,11 +122,13 @@ def solve(
 ) -> Float[Array, "h w o"]:
     """`target` made smooth where `image` is, and kept where `confidence` is high; all channels in one solve.
 
-    image: RGB 0…255.  target: 0…1, or any.  confidence: ≥ 0; where a connected part of the grid has none, 0 comes out.
+    image: RGB 0…255.  target: 0…1, or any.  confidence: ≥ 0; where a connected part of the grid has none, 0 comes out, and
+    where all of it is far below 1e-3, float32's rounding shows. Half precision is made single first.
     Gradients (reverse mode) to target and confidence are those of the system's solution, by a second solve with as many
     steps, not those of the steps taken. For many frames use `lax.map`: under `vmap` every size compiled would run.
     """
     vertices = find_vertices(image, config)
+    target, confidence = (x if x.dtype.itemsize >= 4 else x.astype(jnp.float32) for x in (target, confidence))
     h, w, o = target.shape
 
     def with_rows(rows: int, target: jax.Array, confidence: jax.Array) -> jax.Array:

@@ -56,10 +56,11 @@ def triplet_loss(
     hinge "anchor": [·]₊ around each anchor's term, averaged over a label's anchors (sydney0zq); "label": around the sum of
     a label's terms, α entering once (bf-vos), so that easy anchors cancel hard ones.
     reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
-    An anchor with an empty pool gives no loss and no gradient.
+    An anchor with an empty pool gives no loss and no gradient. Where a pixel that takes part is not finite, the loss is NaN.
     """
     if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
         raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
+    pool, pool_labels = _some(pool, pool_labels)
     near, far = nearest_two(anchors, anchor_labels, pool, jnp.where(pool_labels < labels, pool_labels, -1))
     there = (near >= 0) & (far >= 0) & (anchor_labels >= 0) & (anchor_labels < labels)
     # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else.
@@ -78,6 +79,10 @@ def triplet_loss(
     total = each.sum()
     if reduction == "mean":
         total = total / jnp.maximum((count > 0).sum(dtype=total.dtype), 1)
+    # The search passes over what is not finite: a network that diverged would have no loss.
+    parts = ((anchors, anchor_labels), (pool, pool_labels))
+    finite = [(jnp.isfinite(x).all(-1) | (of < 0) | (of >= labels)).all() for x, of in parts]
+    total = jnp.where(finite[0] & finite[1], total, jnp.nan)
     number = there.sum(dtype=total.dtype)
     nearer, active = (
         jax.lax.stop_gradient(jnp.where(there, which, False).sum(dtype=total.dtype) / jnp.maximum(number, 1))
@@ -105,8 +110,10 @@ def soft_triplet_loss(
     weights: of the anchors (equal by default); they are made to sum to 1 over the anchors with both pools.
     precision: of the products of embeddings; "high" is TF32 on a GPU, with ten bits behind the first.
     """
-    distance = 0.5 * _pairwise(anchors, pool, precision)
+    pool, pool_labels = _some(pool, pool_labels)
     known = (pool_labels >= 0) & (pool_labels <= 254)
+    # Whatever stands at void: of NaN the products' gradient would be NaN for all anchors.
+    distance = 0.5 * _pairwise(anchors, jnp.where(known[:, None], pool, 0), precision)
     same = (anchor_labels[:, None] == pool_labels[None]) & known[None]
     other = ~same & known[None]
     there = same.any(1) & other.any(1) & (anchor_labels >= 0) & (anchor_labels <= 254)
@@ -122,6 +129,13 @@ def soft_triplet_loss(
         for flag in (hard[0] < hard[1], term > 0)
     )
     return TripletLoss((each * weight).sum(), nearer, active, number)
+
+
+def _some(pool: Float[Array, "p d"], labels: Int[Array, "p"]) -> tuple[Float[Array, "q d"], Int[Array, "q"]]:
+    """The pool, or one void pixel where it has none."""
+    return (
+        (pool, labels) if len(pool) else (jnp.zeros_like(pool, shape=(1, pool.shape[1])), jnp.full(1, 255, jnp.int32))
+    )
 
 
 def _soft_minimum(distance: Float[Array, "a p"], group: Array, temperature: float | Array) -> Float[Array, "a"]:

@@ -33,10 +33,10 @@ class Model:
 
 
 def unit_length(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """x/‖x‖ over the last axis; zero, with zero gradient, where x is zero."""
+    """x/‖x‖ over the last axis; zero, with zero gradient, where x is zero; NaN stays NaN."""
     square = jnp.sum(x * x, -1, keepdims=True)
-    safe = jnp.where(square > 0, square, 1)
-    return jnp.where(square > 0, x * jax.lax.rsqrt(safe), 0)
+    zero = square == 0
+    return jnp.where(zero, 0, x * jax.lax.rsqrt(jnp.where(zero, 1, square)))
 
 
 class Head(nn.Module):

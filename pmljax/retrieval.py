@@ -66,6 +66,8 @@ def nearest(
     if reference_tile % 128 or reference_tile < 1:
         raise ValueError(f"reference_tile: found {reference_tile}, expected a multiple of 128")
     queries, references = single(queries), single(references)
+    dtype = max(queries.dtype, references.dtype, key=lambda d: d.itemsize)
+    queries, references = queries.astype(dtype), references.astype(dtype)
     n_queries, n_references = queries.shape[0], references.shape[0]
     query_tile = min(query_tile or QUERY_TILE.get(jax.default_backend(), 4096), _round_up(n_queries, 8))
     tiles = max(-(-n_references // reference_tile), 1)
@@ -123,9 +125,10 @@ def nearest_in_window(
     rows, columns = _round_up(y, BLOCK), _round_up(x, BLOCK)
     queries = jnp.pad(queries, ((0, rows - y), (0, columns - x), (0, 0)))
     around = ((0, 0), (radius, radius + rows - y), (radius, radius + columns - x))
-    references = jnp.pad(jnp.where(valid[..., None], references, 0), (*around, (0, 0)))
-    valid = jnp.pad(valid, around)
-    own = jnp.where(valid, jnp.sum(references * references, -1), FAR)
+    references, valid = jnp.pad(references, (*around, (0, 0))), jnp.pad(valid, around)
+    length = jnp.sum(references * references, -1)
+    valid &= length < FAR / 10  # as in `_ranked`
+    references, own = jnp.where(valid[..., None], references, 0), jnp.where(valid, length, FAR)
     side = BLOCK + 2 * radius
     count = t * side**2
     step = jnp.arange(side, dtype=jnp.int32)[None] - jnp.arange(BLOCK, dtype=jnp.int32)[:, None]

@@ -37,11 +37,12 @@ def separating(
     covariance = _product((within * weight).T, within)
     ridge = RIDGE * jnp.maximum(jnp.trace(covariance) / d, FLAT)
     centre = (means * there[:, None]).sum(0) / jnp.maximum(there.sum(), 1)
-    apart = jnp.linalg.solve(covariance + ridge * jnp.eye(d), ((means - centre[None]) * there[:, None]).T)  # [d, o]
+    one = jnp.eye(d, dtype=rows.dtype)
+    apart = jnp.linalg.solve(covariance + ridge * one, ((means - centre[None]) * there[:, None]).T)  # [d, o]
     length, basis = jnp.linalg.eigh(_product(apart.T, apart))
     known = length > NONE * jnp.maximum(length.max(), jnp.finfo(length.dtype).tiny)
     along = _product(apart, basis) * jnp.where(known, jax.lax.rsqrt(jnp.where(known, length, 1)), 0)[None]
-    return jnp.eye(d) + stretch * _product(along, along.T)
+    return one + stretch * _product(along, along.T)
 
 
 def _product(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:

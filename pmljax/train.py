@@ -302,7 +302,8 @@ def train_step(
     step, as clips carry their number; `steps`: of the whole run, by default the recipe's.
 
     Returns the state and the metrics: loss, norm (of the gradient), rate, each (every clip's loss, over all devices), and
-    the objective's shares. Where the loss or the gradient is not finite, only the step counts on.
+    the objective's shares. Where the loss or the gradient is not finite, only the step counts on: the schedule of the rate,
+    which the optimiser counts, does not.
     """
 
     def loss(params: Any, stats: Any, part: Any) -> tuple[jax.Array, Outcome]:

@@ -1,5 +1,6 @@
 """Embedding one frame ahead: the same labels, in the same order, with what went wrong in its place, and no thread left."""
 
+import dataclasses
 import sys
 import threading
 import time
@@ -104,6 +105,16 @@ def test_the_thread_computes_as_its_caller_does(rng, monkeypatch):
         found = list(segment(double, frames, labels, preset=Preset()))
         monkeypatch.setattr(ahead, "PLATFORMS", ())
         assert np.array_equal(found, list(segment(double, frames, labels, preset=Preset())))
+
+
+def test_a_caller_who_computes_in_double_gets_the_same_labels(rng):
+    """The network is of single precision, and so is all that is made of its embeddings."""
+    labels, frames = moving(rng, 2)
+    preset = dataclasses.replace(PRESETS["default"], size=None)
+    single = list(segment(NETWORK, frames, labels, preset=preset))
+    with jax.enable_x64(True):
+        double = list(segment(NETWORK, frames, labels, preset=preset))
+    assert all(np.array_equal(a, b) for a, b in zip(single, double, strict=True))
 
 
 def test_the_next_frame_is_read_before_this_one_is_labelled(rng):

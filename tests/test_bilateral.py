@@ -239,6 +239,15 @@ def test_too_weak_a_data_term_is_a_large_smoothness(rng):
 # What is degenerate
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_made_single(dtype, rng):
+    image = jnp.asarray(rng.integers(0, 256, (15, 20, 3)), jnp.uint8)
+    target, confidence = (jnp.asarray(rng.random(shape), dtype) for shape in ((15, 20, 2), (15, 20)))
+    found = solve(image, target, confidence)
+    assert found.dtype == jnp.float32
+    assert np.array_equal(found, solve(image, target.astype(jnp.float32), confidence.astype(jnp.float32)))
+
+
 def test_no_confidence_and_no_target(rng):
     image, target, confidence = scene(rng)
     image, target, confidence = jnp.asarray(image), jnp.float32(target)[..., None], jnp.float32(confidence)

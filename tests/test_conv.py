@@ -128,6 +128,15 @@ def test_the_same_variables_and_numbers_as_flax(options, rng):
         assert np.allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
+def test_variables_are_of_single_precision_whatever_computes():
+    x = jnp.zeros((1, 5, 5, 3))
+    single = Conv(4, (3, 3)).init(jax.random.key(0), x)
+    with jax.enable_x64(True):
+        double = Conv(4, (3, 3)).init(jax.random.key(0), x)
+    for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
+        assert a.dtype == b.dtype == jnp.float32 and np.array_equal(a, b)
+
+
 def test_a_chain_of_residuals_is_added_once(rng):
     """A stage's blocks: without `once` the last fusion reads the output of every block."""
 

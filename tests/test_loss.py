@@ -105,6 +105,20 @@ def test_empty_pools_give_no_loss_and_no_gradient(empty, hinge):
         assert not np.any(triplet_loss(a, al, p, pl, hinge=hinge)[1:])
 
 
+@pytest.mark.parametrize("call", [triplet_loss, soft_triplet_loss])
+def test_a_pool_without_pixels_and_one_that_is_not_finite(call, rng):
+    """No pixel: no loss. NaN at void: nothing. NaN where a pixel takes part: said, as every step looks at its loss."""
+    anchors, pool = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (5, 9))
+    labels, of = jnp.array([0, 1, 0, 1, 0]), jnp.array([0, 1, 0, 1, 0, 1, 0, 1, 255])
+    loss = jax.value_and_grad(lambda a, p, n: call(a, labels, p, n).loss)
+    value, gradient = loss(anchors, pool[:0], of[:0])
+    assert value == 0 and not gradient.any()
+    (value, gradient), beside = loss(anchors, pool, of), loss(anchors, pool.at[8].set(jnp.nan), of)
+    assert value > 0 and value == beside[0] and np.array_equal(gradient, beside[1])
+    assert jnp.isnan(loss(anchors, pool.at[3].set(jnp.nan), of)[0])
+    assert jnp.isnan(loss(anchors.at[0].set(jnp.nan), pool, of)[0])
+
+
 def test_numbers_that_are_no_label_take_no_part():
     anchors, pool = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.1, 0.0], [2.0, 0.0]])
     at = partial(triplet_loss, anchors, jnp.array([0]), pool, jnp.array([0, 2, 1]), margin=0.0)

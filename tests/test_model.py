@@ -45,6 +45,7 @@ def test_unit_length(rng):
     y = unit_length(jnp.array(x))
     assert np.allclose(np.linalg.norm(y, axis=-1), [1, 1, 0, 1, 1])
     assert np.allclose(y[0], x[0] / np.linalg.norm(x[0]))
+    assert jnp.isnan(unit_length(jnp.array([jnp.nan, 1, 1]))).all()  # a network that diverged says so
     gradient = jax.grad(lambda x: unit_length(x)[..., 0].sum())(jnp.array(x))
     assert np.isfinite(gradient).all() and not gradient[2].any()
 

@@ -48,6 +48,16 @@ def same_but_for_rounding(found, queries, references, valid, k, metric):
         assert (np.where(np.isinf(expected), 0, np.abs(found.distances - expected)) < 1e-5 * scale).all()
 
 
+def test_what_is_not_finite_is_nobodys_neighbour():
+    """Nor does it hide who is: NaN in a group would be its minimum."""
+    queries, references = jnp.zeros((1, 2, 2)), jnp.ones((1, 1, 2, 2)).at[0, 0, 0].set(jnp.nan)
+    found = nearest_in_window(queries, references, jnp.ones((1, 1, 2), bool), k=1, radius=2)
+    assert found.rows.tolist() == [[1], [1]] and found.distances.tolist() == [[2], [2]]
+    with jax.enable_x64(True):
+        found = nearest(jnp.zeros((1, 2), jnp.float32), jnp.ones((3, 2), jnp.float64), k=1)
+    assert found.rows.tolist() == [[0]] and found.distances.dtype == jnp.float64
+
+
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_random_floats_against_float64(metric, k, rng):
