@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ class Evaluate:
 class Demo:
     """Make a short clip (two objects, a post before them, a distractor), segment it, score it. Needs no data.
 
-    Writes OUT/clip.mp4 and OUT/first.png, and to OUT/result what `pmljax segment` writes.
+    Writes OUT/clip.mp4, OUT/first.png and OUT/demo.json, and to OUT/result what `pmljax segment` writes.
     """
 
     out: Path = Path("demo")
@@ -229,18 +230,20 @@ ANEW = (Score, ImportTorch, ExportTorch, Demo, Info)  # keep nothing of a run th
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Without `argv` the process is ours: the command line's is taken."""
     if argv is None:
+        for name in ("stdout", "stderr"):  # closed, as where nobody listens: written to nowhere, not to each other
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
         keep_memory()
         keep_compiled()
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-    if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
-        print(f"pmljax {version('pmljax')}")
-        return 0
     command = None
 
     def run() -> None:
         nonlocal command
+        if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
+            return show(f"pmljax {version('pmljax')}")
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="pmljax",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import jax.numpy as jnp
 
@@ -66,6 +66,17 @@ class ModelConfig:
             raise InputError(
                 f"trained stride {self.trained_stride}: expected 8 or 16, and more than stride {self.stride}"
             )
+        kinds = {"geometry": Geometry, "norm": NormKind, "position": Position, "scaling": Scaling}
+        for name, kind in kinds.items():
+            if (found := getattr(self, name)) not in get_args(kind):
+                raise InputError(f"{name} {found}: expected one of {', '.join(get_args(kind))}")
+        pairs = [*self.head, *([self.input_size] if self.input_size else [])]
+        whole = all(len(pair) == 2 and all(type(n) is int and n > 0 for n in pair) for pair in pairs)
+        if not whole or not self.head or type(self.width) is not int or self.width < 1:
+            found = f"width {self.width}, head {self.head}, input_size {self.input_size}"
+            raise InputError(f"{found}: expected a whole number, pairs of such, (h, w) or None")
+        if not (isinstance(self.unit, bool) and isinstance(self.half_pixel, bool)):
+            raise InputError(f"unit {self.unit}, half_pixel {self.half_pixel}: expected true or false")
         # Stages before the last stride lie on a finer grid.
         low = {4: 1, 8: 2, 16: 3}[self.stride]
         if not self.taps or not all(low <= tap <= 4 for tap in self.taps):

@@ -67,10 +67,10 @@ def keep_compiled() -> None:
 
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = default_cache() / "compiled"
     try:
+        folder = default_cache() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, InputError):
         return
     if not os.access(folder, os.W_OK | os.X_OK):
         return

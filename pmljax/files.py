@@ -45,6 +45,11 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def default_cache() -> Path:
-    """$PMLJAX_CACHE, else $XDG_CACHE_HOME/pmljax, else ~/.cache/pmljax."""
+    """$PMLJAX_CACHE, else $XDG_CACHE_HOME/pmljax, else ~/.cache/pmljax; InputError where there is no ~ (some containers)."""
     given, base = os.environ.get("PMLJAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path(base or Path.home() / ".cache") / "pmljax"
+    if given:
+        return Path(given)
+    try:
+        return Path(base or Path.home() / ".cache") / "pmljax"
+    except RuntimeError:
+        raise InputError("found no home folder to keep a cache in; set PMLJAX_CACHE to a folder") from None

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Integer, UInt8
+from jaxtyping import Array, Float, Float32, Integer, UInt8
 
 from pmljax.errors import InputError
 from pmljax.files import write_file
@@ -282,14 +282,14 @@ def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:
     return buffer.getvalue()
 
 
-def save_labels(path: str | Path, labels: Integer[np.ndarray, "h w"]) -> None:
+def save_labels(path: str | Path, labels: Integer[Array | np.ndarray, "h w"]) -> None:
     """Write labels as a palette PNG, whole or not at all: what `labels` reads, and DAVIS's own tools.
 
     Raises InputError for what are no labels and names that are no PNG's, OSError where the file cannot be written.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: expected a name that ends in .png, as labels are kept")
-    write_file(Path(path), encode_labels(check_labels(labels, str(path))))
+    write_file(Path(path), encode_labels(check_labels(np.asarray(labels), str(path))))
 
 
 # To the grid and back

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +200,27 @@ def step(
         state = _add(model, state._replace(references=given), frame, labels, number, embedding, late=True)
         out = jnp.where(labels > 0, labels, out)
     return state._replace(index=state.index + 1), out
+
+
+@overload
+def segment(
+    model: Model,
+    frames: Iterable[np.ndarray | tuple[int, np.ndarray]],
+    labels: np.ndarray | Mapping[int, np.ndarray],
+    *,
+    preset: Preset | None = None,
+) -> Iterator[UInt8[np.ndarray, "h w"]]: ...
+
+
+@overload
+def segment(
+    model: Model,
+    frames: Iterable[np.ndarray | tuple[int, np.ndarray]],
+    labels: np.ndarray | Mapping[int, np.ndarray],
+    *,
+    preset: Preset | None = None,
+    skip: Collection[int],
+) -> Iterator[UInt8[np.ndarray, "h w"] | None]: ...
 
 
 def segment(

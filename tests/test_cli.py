@@ -660,6 +660,22 @@ def test_whoever_reads_the_output_may_stop_reading(code):
         assert process.stderr.read() == b"" and process.wait() == 1
 
 
+def test_streams_that_are_closed_and_no_home(tmp_path):
+    """As under cron and in containers: what was done is a success, and errors go nowhere else."""
+    main = [sys.executable, "-c", "import sys; from pmljax.cli import main; sys.exit(main())"]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *main, "--version"]
+    assert subprocess.run(shell, stderr=subprocess.PIPE).stderr == b""
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *main, "score", "--davis", "none", "--results", "none"]
+    done = subprocess.run(shell, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (2, b"")
+    code = (
+        "import os; os.path.expanduser = lambda p: p; import pmljax.device as d; d.keep_compiled(); d.default_cache()"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in ("PMLJAX_CACHE", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=bare)
+    assert "InputError: found no home folder to keep a cache in; set PMLJAX_CACHE to a folder" in done.stderr
+
+
 def test_evaluate_then_score(root, tmp_path, capsys):
     status, out, _ = run("evaluate", *COLOR, "--davis", root, "--out", tmp_path / "r", capsys=capsys)
     assert status == 0 and "two_1" in out and "Global" in out and "16 frames computed" in out

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -233,3 +235,26 @@ def test_a_finer_stride_has_more_cells_and_no_coarser_one():
     assert at_stride(small, 4) is small and small.config.grid((480, 854)) == (121, 214)
     with pytest.raises(InputError, match="stride 8: expected at most 4"):
         at_stride(small, 8)
+
+
+def test_configurations_that_there_are_not():
+    """Files of weights carry one: a word that a later version knows would be computed as another. Without the tests' checks."""
+    given = [
+        *({name: "zz"} for name in ("geometry", "norm", "scaling", "position")),
+        *({"head": head} for head in ((), ((1,),), ((1, 0),))),
+        *({"width": 0}, {"width": 2.5}, {"input_size": (4,)}, {"unit": 1}),
+    ]
+    script = f"""
+import dataclasses
+from pmljax import InputError
+from pmljax.config import NAMED
+for given in {given!r}:
+    try:
+        dataclasses.replace(NAMED["small"], **given)
+    except InputError as error:
+        print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert len(told.splitlines()) == len(given) and told.startswith(
+        "geometry zz: expected one of deeplab, torchvision\n"
+    )
