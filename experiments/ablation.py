@@ -233,12 +233,14 @@ def score_video(
 # All rows
 
 
-def identity(row: Row, root: Path, video: str) -> dict[str, Any]:
+def identity(row: Row, root: Path, video: str, year: int) -> dict[str, Any]:
     files = sorted((root / "Annotations" / "480p" / video).glob("*.png"))
     return {
         "format": [FORMAT, RULES],
         "weights": fingerprint(row.model),
         "preset": dataclasses.asdict(row.preset),
+        "year": year,
+        "frames": davis.open_sequence(root, video).frames().digest(),
         "annotations": hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest(),
     }
 
@@ -263,7 +265,7 @@ def run(out: Path, root: Path, names: list[str], year: int, rows: list[Row]) -> 
         for name in names:
             todo = []
             for row in rows:
-                record = finished(place(out, row, name), identity(row, root, name))
+                record = finished(place(out, row, name), identity(row, root, name, year))
                 if record:
                     records[row.name][name] = record
                     advance()
@@ -277,7 +279,7 @@ def run(out: Path, root: Path, names: list[str], year: int, rows: list[Row]) -> 
                 embeddings, seconds = embed_video(group[0], video)
                 for row in group:
                     record, picture = score_video(row, video, embeddings, seconds)
-                    record = {"identity": identity(row, root, name), "row": row.name, **record}
+                    record = {"identity": identity(row, root, name, year), "row": row.name, **record}
                     path = place(out, row, name)
                     Image.fromarray(picture).save(path.with_suffix(".png"))
                     write_file(path, json.dumps(record).encode())

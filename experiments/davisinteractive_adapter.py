@@ -99,6 +99,8 @@ def to_edits(given: dict[str, Any], size: tuple[int, int], folder: Path) -> list
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """The package's summary."""
+    if not 1 <= args.interactions <= 16:  # the package takes 0 for no end, and cuts off at 16
+        raise InputError(f"--interactions {args.interactions}: expected 1…16")
     interactive_session, dataset = package()
     model = load(args.model)
     names = choose(args, dataset)

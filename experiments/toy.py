@@ -98,6 +98,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--margin", type=float, default=0.1, help="by how much J must be above that of color")
     args = parser.parse_args()
+    if args.steps < 1 or args.clips < 1:
+        parser.error(f"--steps {args.steps}, --clips {args.clips}: expected 1 or more")
     args.out.mkdir(parents=True, exist_ok=True)
     model, seconds = train(args.out, args.steps, args.seed)
     result = {

@@ -81,10 +81,16 @@ def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
     except (TypeError, ValueError, OverflowError):
         found = {f: v for f, v in vars(edit).items() if f not in ("labels", "name")}
         raise InputError(f"{edit.op}: found {str(found)[:160]}, expected whole numbers") from None
+    if edit.op not in FIELDS:
+        raise InputError(f"{edit.op}: expected one of {', '.join(FIELDS)}")
+    # What its line in a file does not have is not the input's.
+    numbers |= {f: getattr(Edit, f) for f in ("width", "ring") if f not in FIELDS[edit.op]}
     edit = replace(edit, points=points, **numbers)
     if edit.op in ("forget", "name") and not 1 <= edit.label < VOID:
         raise InputError(f"{edit.op}: found label {edit.label}, expected an object's id, 1…254")
-    if edit.op == "name" and not (edit.name.isprintable() and len(edit.name) <= LONGEST_NAME):
+    if edit.op == "name" and not (
+        isinstance(edit.name, str) and edit.name.isprintable() and len(edit.name) <= LONGEST_NAME
+    ):
         raise InputError(f"name of object {edit.label}: expected at most {LONGEST_NAME} characters that can be printed")
     if edit.op not in PLACED:
         return edit
@@ -106,6 +112,8 @@ def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
             )
     if len(edit.points) < (2 if edit.op == "box" else 1):
         raise InputError(f"{name}: found no point, expected one at least (of a box both corners)")
+    if len(edit.points) > {"click": 1, "box": 2}.get(edit.op, len(edit.points)):
+        raise InputError(f"{name}: found {len(edit.points)} points, expected one (of a box both corners)")
     return edit
 
 

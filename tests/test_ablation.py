@@ -78,6 +78,8 @@ def test_what_is_finished_is_not_computed_again(root, rows, tmp_path, monkeypatc
     changed = rows[1]._replace(preset=dataclasses.replace(rows[1].preset, k=3))  # another preset under the same name
     ablation.run(tmp_path, root, ["clip"], 2017, [changed])
     assert embedded == ["plain"]
+    records = ablation.run(tmp_path, root, ["clip"], 2016, [changed])  # all objects as one: another row
+    assert embedded == ["plain"] * 2 and list(records[changed.name]["clip"]["scores"]) == ["clip_1"]
 
 
 def test_components_are_the_largest_singular_vectors(rng):

@@ -674,3 +674,18 @@ def test_white_on_black_is_no_mask_of_ids():
     with pytest.raises(InputError, match="found 0 and 255 alone"):
         session.mask(0, np.where(np.arange(SIZE[1]) < 20, 255, 0).astype(np.uint8)[None].repeat(SIZE[0], 0))
     assert not session.edits
+
+
+def test_inputs_that_no_file_could_hold_are_refused(made):
+    """What is applied is what `save` writes and `load` reads."""
+    session = pmljax.Session(pmljax.load("color"), pmljax.frames(made.folder), cache=None)
+    for edit in (
+        Edit("bogus"),
+        Edit("click", 0, 1, ((0, 0), (30, 30))),
+        Edit("box", 0, 1, ((0, 0), (5, 5), (6, 6))),
+    ):
+        with pytest.raises(InputError):
+            session.apply(edit)
+    assert not session.edits
+    session.apply(Edit("click", 0, 1, ((10, 10),), width=9, ring=3))  # a click has neither
+    assert session.edits[0] == Edit("click", 0, 1, ((10, 10),))
