@@ -116,7 +116,8 @@ def main(config: Config) -> None:
     rows = next(r for r in bilateral._sizes(mask.size) if r > count)
     print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {mask.shape[0]}×{mask.shape[1]}: {count:,} vertices")
     print(f"compiled for {bilateral._sizes(mask.size)} rows; {rows} used")
-    grid = jax.jit(lambda v: smoothness_of(v, rows, DEFAULT, jnp.dtype("float32")))
+    pixels = splat(vertices.of_pixel, jnp.ones((*mask.shape, 1)), rows)[:, 0]
+    grid = jax.jit(lambda v: smoothness_of(v, pixels, DEFAULT))
     smoothness = timed("neighbours, bistochastisation", lambda: grid(vertices), config.rounds)
     border = jax.jit(lambda x: near_border(x, BilateralConfig(border=8)))
     labels = jnp.asarray(mask.astype(np.int32))

@@ -233,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("stdout", "stderr"):  # closed, as where nobody listens: written to nowhere, not to each other
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
-        keep_memory()
+        if sys.argv[1:2] == ["train"]:
+            keep_memory()
         keep_compiled()
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):

@@ -372,19 +372,19 @@ def test_every_size_gives_the_same(rng, monkeypatch):
 
     plain = results()
     monkeypatch.setattr(bilateral, "SMALL", 100)
-    monkeypatch.setattr(bilateral, "SIZES", {jax.default_backend(): 2})
+    monkeypatch.setattr(bilateral, "SIZES", {jax.default_backend(): (1 / 2, 3 / 4)})
     sizes = bilateral._sizes(1024)
-    assert sizes == (1024, 1025)
-    assert {sum(c >= s for s in sizes[:-1]) for c in counts} == {0, 1}
+    assert sizes == (512, 768, 1025)
+    assert {sum(c >= s for s in sizes[:-1]) for c in counts} == {0, 1, 2}
     for one, other in zip(plain, results(), strict=True):
         assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(one, other, strict=True))
     solve.clear_cache()
 
 
 def test_sizes(monkeypatch):
-    monkeypatch.setattr(bilateral, "SIZES", {jax.default_backend(): 4})
-    assert bilateral._sizes(480 * 854) == (2**16, 2**17, 2**18, 480 * 854 + 1)
-    assert bilateral._sizes(2160 * 3840) == (2**20, 2**21, 2**22, 2160 * 3840 + 1)
+    monkeypatch.setattr(bilateral, "SIZES", {jax.default_backend(): (1 / 2, 3 / 4)})
+    assert bilateral._sizes(480 * 854) == (2**17, 3 * 2**16, 480 * 854 + 1)
+    assert bilateral._sizes(2160 * 3840) == (2**21, 3 * 2**20, 2160 * 3840 + 1)
     assert bilateral._sizes(1) == (2,)
     monkeypatch.setattr(bilateral, "SIZES", {})
     assert bilateral._sizes(480 * 854) == (480 * 854 + 1,)
