@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
 from pmljax.memory import SPARSE, around, cells_kept, choose, further, slot_of
-from pmljax.references import References, places
+from pmljax.references import References, places, put
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
 
@@ -208,7 +207,7 @@ def adapt(
     begin = references.valid.shape[0] - adaptation.ring(cells)
     at = begin + leaving(references.place[begin : begin + adaptation.frames * cells : cells, 0], adaptation) * cells
     written = {"embedding": embedding.reshape(-1, d), "share": share, "valid": joins, "place": places(index, y, x)}
-    references = _put(references, written, at, None if adaptation.every == 1 else index % adaptation.every == 0)
+    references = put(references, written, at, None if adaptation.every == 1 else index % adaptation.every == 0)
     if not adaptation.memory:
         return references
     cell, valid = choose(shares.reshape(y, x, -1), joins, index)
@@ -222,19 +221,7 @@ def adapt(
     slot, takes = slot_of(index // apart - first, jnp.where(held > 0, frame - first, -1))
     # Where all that is followed is out of sight, there is next to nothing to keep, and what is remembered stays.
     takes &= (index % apart == 0) & (LOST * valid.sum(dtype=jnp.int32) >= held[slot])
-    return _put(references, rows, start + slot * each, takes)
-
-
-def _put(
-    references: References, rows: dict[str, jax.Array], at: Int[Array, ""], when: Bool[Array, ""] | None
-) -> References:
-    """The references with `rows` from row `at` on; where not `when` (None: always) what is there is written once more."""
-    if when is not None:
-        there = {name: jax.lax.dynamic_slice_in_dim(getattr(references, name), at, len(r)) for name, r in rows.items()}
-        rows = jax.tree.map(partial(jnp.where, when), rows, there)
-    return references._replace(
-        **{name: jax.lax.dynamic_update_slice_in_dim(getattr(references, name), r, at, 0) for name, r in rows.items()}
-    )
+    return put(references, rows, start + slot * each, takes)
 
 
 def leaving(index: Int[Array, "n"], adaptation: Adaptation) -> Int[Array, ""]:

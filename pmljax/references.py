@@ -113,6 +113,21 @@ def keep_thin_objects(
     return rows._replace(share=share, valid=rows.valid.at[cells].set(True))
 
 
+def put(
+    references: References,
+    rows: dict[str, jax.Array],
+    at: Int[Array, ""] | int,
+    when: Bool[Array, ""] | None = None,
+) -> References:
+    """The references with `rows` from row `at` on; where not `when` (None: always) what is there is written once more."""
+    if when is not None:
+        there = {name: jax.lax.dynamic_slice_in_dim(getattr(references, name), at, len(r)) for name, r in rows.items()}
+        rows = jax.tree.map(partial(jnp.where, when), rows, there)
+    return references._replace(
+        **{name: jax.lax.dynamic_update_slice_in_dim(getattr(references, name), r, at, 0) for name, r in rows.items()}
+    )
+
+
 def with_ids(references: References, ids: Iterable[int]) -> References:
     """References with columns for `ids` too, in ascending order; more columns than before compile once more."""
     old = [int(i) for i in np.asarray(references.ids) if i != VOID]

@@ -29,7 +29,7 @@ from pmljax.labels import check_labels, grow_matrix, object_ids
 from pmljax.model import Model, at_stride
 from pmljax.preprocess import apply_axes
 from pmljax.presets import Preset, preset_of
-from pmljax.references import References, both_axes, id_columns, keep_thin_objects, reference_rows, with_ids
+from pmljax.references import References, both_axes, id_columns, keep_thin_objects, put, reference_rows, with_ids
 from pmljax.retrieval import vote
 
 
@@ -124,6 +124,9 @@ def label_embedding(
     return Segmented(references.ids[solved.argmax(-1)], shares, references)
 
 
+_put = jax.jit(put)
+
+
 # A stream
 
 
@@ -153,13 +156,14 @@ def start(
     user = -(-y * x * masks // ROWS) * ROWS
     capacity = user + preset.adaptation.rows(y * x)
     ids = id_columns([0, *object_ids(labels)])
-    references = References(
-        jnp.zeros((capacity, model.config.dimensions), model.config.precision),
-        jnp.zeros((capacity, len(ids)), model.config.precision),
-        jnp.zeros(capacity, bool),
-        jnp.full((capacity, 3), -1, jnp.int32),
-        ids,
+    nothing = (  # NumPy's, as nothing has to be compiled for them
+        np.zeros((capacity, model.config.dimensions), model.config.precision),
+        np.zeros((capacity, len(ids)), model.config.precision),
+        np.zeros(capacity, bool),
+        np.full((capacity, 3), -1, np.int32),
     )
+    embedding, share, valid, place = map(jnp.asarray, nothing)
+    references = References(embedding, share, valid, place, ids)
     state = State(references, 0, index, frame.shape[:2], preset)
     number = index if number is None else number
     return _add(model, state, frame, labels, number, late=False)._replace(index=index + 1)
@@ -351,7 +355,5 @@ def _add(
             " start the stream with masks= the number of masks it will be given"
         )
     rows = keep_thin_objects(rows, labels, config, preset.size, f"labels of frame {state.index}")
-    written = {
-        name: getattr(references, name).at[begin:end].set(getattr(rows, name)) for name in References._fields[:4]
-    }
-    return state._replace(references=references._replace(**written), filled=end)
+    written = {name: getattr(rows, name) for name in References._fields[:4]}
+    return state._replace(references=_put(references, written, np.int32(begin)), filled=end)

@@ -16,9 +16,11 @@ from pmljax.errors import InputError
 from pmljax.model import create
 from pmljax.presets import PRESETS, Preset
 from pmljax.segment import segment
+from tests.filled import network
 
 COLOR = create("color")
-NETWORK = create(ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),)))
+SMALL = ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),))
+NETWORK = network(SMALL)
 
 
 def moving(rng, count, size=(55, 71)):  # 7 mod 8
@@ -101,7 +103,7 @@ def test_a_reader_may_fill_one_buffer_again_and_again(rng, monkeypatch):
 def test_the_thread_computes_as_its_caller_does(rng, monkeypatch):
     labels, frames = moving(rng, 4)
     with jax.enable_x64(True):
-        double = create(ModelConfig("s", 10, 8, norm="group", taps=(2, 3), head=((1, 12),), dtype="float64"))
+        double = network(dataclasses.replace(SMALL, dtype="float64"))
         found = list(segment(double, frames, labels, preset=Preset()))
         monkeypatch.setattr(ahead, "PLATFORMS", ())
         assert np.array_equal(found, list(segment(double, frames, labels, preset=Preset())))
@@ -110,7 +112,7 @@ def test_the_thread_computes_as_its_caller_does(rng, monkeypatch):
 def test_a_caller_who_computes_in_double_gets_the_same_labels(rng):
     """The network is of single precision, and so is all that is made of its embeddings."""
     labels, frames = moving(rng, 2)
-    preset = dataclasses.replace(PRESETS["default"], size=None)
+    preset = dataclasses.replace(PRESETS["default"], size=None, solver=None)  # of which tests/test_bilateral.py
     single = list(segment(NETWORK, frames, labels, preset=preset))
     with jax.enable_x64(True):
         double = list(segment(NETWORK, frames, labels, preset=preset))

@@ -16,9 +16,9 @@ from experiments import train_bundled
 from pmljax.config import NAMED, ModelConfig
 from pmljax.errors import InputError
 from pmljax.files import write_file
-from pmljax.model import create
 from pmljax.weights import bundled
 from pmljax.weights.bundled import read, write
+from tests.filled import network
 
 FILE = Path(str(bundled.__file__)).parent / "small.safetensors"
 
@@ -116,7 +116,7 @@ def test_seconds_add_up_over_runs(tmp_path):
 
 
 def test_numbers_that_half_precision_does_not_hold(tmp_path):
-    model = create(ModelConfig("tiny", 10, 8, norm="batch", taps=(4,), head=((1, 8),)))
+    model = network(ModelConfig("tiny", 10, 8, norm="batch", taps=(4,), head=((1, 8),)))
     stats = jax.tree.map(lambda x: jnp.full_like(x, 1e5), model.variables["batch_stats"])
     model = dataclasses.replace(model, variables=model.variables | {"batch_stats": stats})
     write(tmp_path / "m.safetensors", model)

@@ -30,9 +30,10 @@ from pmljax.model import create
 from pmljax.presets import preset_of, session_vote
 from pmljax.scribbles import davis_scribbles
 from pmljax.segment import segment
+from tests.filled import network
 
 COLOR = create("color")
-NET = create(ModelConfig("net", 10, 8, norm="group", taps=(2, 4), head=((1, 8),)))
+NET = network(ModelConfig("net", 10, 8, norm="group", taps=(2, 4), head=((1, 8),)))
 SIZE = (41, 55)
 
 

@@ -86,7 +86,7 @@ def test_stage_plans():
 
 
 @pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
-@pytest.mark.parametrize("depth", [10, 50])
+@pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_finer_grid_computes_the_same_where_both_have_a_cell(geometry, depth, rng):
     coarse, fine = (ResNet(depth, 8, geometry, stride, trained=trained) for stride, trained in ((8, None), (4, 8)))
     variables = random(jax.eval_shape(coarse.init, jax.random.key(0), jnp.zeros((1, 39, 47, 3))), rng)

@@ -22,6 +22,7 @@ from pmljax.preprocess import apply_axes
 from pmljax.presets import PRESETS, Preset
 from pmljax.references import reference_rows
 from pmljax.segment import grow, label_embedding, segment, segment_frame, start, step
+from tests.filled import network
 
 COLOR = create("color")
 
@@ -282,12 +283,12 @@ def test_references_never_grow_and_are_never_overwritten(rng):
 
 def test_numbers_reach_the_network(rng):
     config = ModelConfig("t", 10, 8, norm="group", head=((1, 12),), position="yxt")
-    model = create(config)
+    model = network(config)
     labels, frames = stream(rng, 3)
-    state = start(model, frames[0], labels, number=10)
-    moved = start(model, frames[0], labels, number=60)
+    state = start(model, frames[0], labels, number=10, preset=Preset())
+    moved = start(model, frames[0], labels, number=60, preset=Preset())
     assert np.abs(state.references.embedding - moved.references.embedding).max() > 1e-4
-    pairs = list(segment(model, [(10, frames[0]), (60, frames[1])], labels))
+    pairs = list(segment(model, [(10, frames[0]), (60, frames[1])], labels, preset=Preset()))
     _, alone = step(model, state, frames[1], number=60)
     assert np.array_equal(pairs[1], alone)
 
@@ -392,7 +393,7 @@ def test_large_frames_are_seen_small(rng):
 
 def test_half_pixel_configurations_grow_and_shrink_their_own_way(rng):
     config = ModelConfig("s", 10, 8, norm="group", head=((1, 12),), input_size=(40, 48), half_pixel=True)
-    model = create(config)
+    model = network(config)
     labels, frame = blobs(rng, 78, 94, void=False)
     embedding = embed(model, frame[None], jnp.zeros(1))[0]
     rows = reference_rows(config, embedding, labels, jnp.array([0, 3, 9, VOID], jnp.uint8))

@@ -39,6 +39,7 @@ from pmljax.semantic import (
 )
 from pmljax.train import TrainConfig, create_state, train_step
 from pmljax.weights.carry import carry_into, carry_over
+from tests.filled import filled
 
 GROUP = ModelConfig("tiny", 10, 8, norm="group", taps=(2, 3, 4), head=((1, 16), (1, 8)), position="yx")
 BATCH = dataclasses.replace(GROUP, norm="batch", width=3)
@@ -49,18 +50,9 @@ RATES = (1, 2)
 STEP = jax.jit(partial(train_step, CONFIG, objective=semantic_objective(3, RATES)))
 
 
-def filled(net, seed=0):
-    """The variables of a network without compiling anything: random kernels, norms that change nothing."""
-    rng = np.random.default_rng(seed)
-
-    def fill(path, x):
-        if path[-1].key == "kernel":
-            spread = 0.01 if path[1].key == "head" else np.sqrt(2 / np.prod(x.shape[:-1]))
-            return jnp.asarray(rng.normal(size=x.shape) * spread, jnp.float32)
-        return jnp.full(x.shape, float(path[-1].key in ("scale", "var")), jnp.float32)
-
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+def random(net):
+    """Variables of which nothing has to be compiled."""
+    return filled(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3))), head=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +188,7 @@ def run_objective(norm, variables, batch, axis_name=None):
 
 def test_synced_batch_norm_is_the_same_on_four_devices():
     """The way forward; the way back is that of test_train.py."""
-    variables = filled(SemanticNet(BATCH, 3, RATES))
+    variables = random(SemanticNet(BATCH, 3, RATES))
     one = jax.jit(partial(run_objective, "synced"))(variables, pictures())
     many = jax.pmap(partial(run_objective, "synced", axis_name="devices"), "devices", in_axes=(None, 0))
     four = many(variables, split(pictures(), 4))
@@ -213,7 +205,7 @@ def test_frozen_batch_norm_stays():
         pairs = zip(jax.tree.leaves(found.batch_stats), jax.tree.leaves(variables["batch_stats"]), strict=True)
         assert all(a is b for a, b in pairs)
 
-    jax.eval_shape(run, filled(SemanticNet(BATCH, 3, RATES)), pictures())
+    jax.eval_shape(run, random(SemanticNet(BATCH, 3, RATES)), pictures())
 
 
 # How good it is
@@ -466,8 +458,8 @@ def test_weights_of_another_trunk_are_refused(variables):
 
 def test_a_finer_stride_keeps_the_field_of_view():
     """Dilated as at the stride of training, as EmbeddingNet's trunk is: without it the same weights see less."""
-    variables = filled(SemanticNet(GROUP, 3, RATES))
+    variables = random(SemanticNet(GROUP, 3, RATES))
     finer = [dataclasses.replace(GROUP, stride=4, trained_stride=t) for t in (None, 8)]
     images = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
-    bare, kept = (SemanticNet(c, 3, RATES).apply(variables, images) for c in finer)
+    bare, kept = (jax.jit(SemanticNet(c, 3, RATES).apply)(variables, images) for c in finer)
     assert bare.shape == kept.shape and not np.allclose(bare, kept)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +179,11 @@ def gradient_of(params):
     return jax.grad(loss)(params)
 
 
+@cache
+def plain_step(config):
+    return jax.jit(partial(train_step, config, objective=plain_objective))
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_updates_beside_pytorch(kind):
     """torch.optim with parameter groups: head at ten times the rate, no decay of norms and biases, poly or cosine."""
@@ -219,9 +224,7 @@ def test_updates_beside_pytorch(kind):
 
 def test_frozen_norms_do_not_move():
     config = TrainConfig(BATCH, batch=2, rate=0.1, clip=0.5)
-    state, _ = train_step(
-        config, create_state(config, VARIABLES), plain_batch(), jax.random.key(0), objective=plain_objective
-    )
+    state, _ = plain_step(config)(create_state(config, VARIABLES), plain_batch(), jax.random.key(0))
     before, after = VARIABLES["params"]["trunk"], state.variables["params"]["trunk"]
     assert np.array_equal(before["norm1"]["scale"], after["norm1"]["scale"])
     assert not np.allclose(before["conv1"]["kernel"], after["conv1"]["kernel"])
@@ -233,9 +236,7 @@ def test_frozen_norms_do_not_move():
         after["conv1"]["kernel"] - before["conv1"]["kernel"], moved["trunk"]["conv1"]["kernel"], atol=1e-6
     )
     free = dataclasses.replace(config, norm="synced")
-    state, _ = train_step(
-        free, create_state(free, VARIABLES), plain_batch(), jax.random.key(0), objective=plain_objective
-    )
+    state, _ = plain_step(free)(create_state(free, VARIABLES), plain_batch(), jax.random.key(0))
     assert not np.allclose(before["norm1"]["scale"], state.variables["params"]["trunk"]["norm1"]["scale"])
 
 
@@ -243,9 +244,7 @@ def test_clipping_bounds_the_gradient():
     base = TrainConfig(GROUP, batch=2, rate=1.0, head=1.0, decay=0.0, momentum=0.0)
     for limit in (0.5, 1e6):
         config = dataclasses.replace(base, clip=limit)
-        state, metrics = train_step(
-            config, create_state(config, VARIABLES), plain_batch(), jax.random.key(0), objective=plain_objective
-        )
+        state, metrics = plain_step(config)(create_state(config, VARIABLES), plain_batch(), jax.random.key(0))
         moved = jax.tree.map(lambda a, b: b - a, VARIABLES["params"], state.variables["params"])
         assert np.isclose(optax.tree.norm(moved), min(limit, metrics["norm"]), rtol=1e-5)
 
@@ -255,7 +254,7 @@ def test_average_over_time():
     state = create_state(config, VARIABLES)
     expected = np.asarray(VARIABLES["params"]["head"]["conv1"]["kernel"])
     for n in range(4):
-        state, _ = train_step(config, state, plain_batch(), jax.random.key(0), objective=plain_objective)
+        state, _ = plain_step(config)(state, plain_batch(), jax.random.key(0))
         kept = min(0.5, (1 + n) / (10 + n))
         expected = kept * expected + (1 - kept) * np.asarray(state.variables["params"]["head"]["conv1"]["kernel"])
     assert np.allclose(evaluated(config, state).variables["params"]["head"]["conv1"]["kernel"], expected, rtol=1e-5)
@@ -268,9 +267,7 @@ def test_average_over_time():
 def test_a_step_that_is_not_finite_changes_nothing(bad):
     config = TrainConfig(GROUP, batch=2, average=0.9)
     state = create_state(config, VARIABLES)
-    after, metrics = train_step(
-        config, state, plain_batch(((1.0, 2.0), (bad, 0.0))), jax.random.key(0), objective=plain_objective
-    )
+    after, metrics = plain_step(config)(state, plain_batch(((1.0, 2.0), (bad, 0.0))), jax.random.key(0))
     assert list(np.isfinite(metrics["each"])) == [True, False]
     assert int(after.step) == 1
     same = dataclasses.replace(after, step=state.step)

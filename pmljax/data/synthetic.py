@@ -84,13 +84,17 @@ def clip(
         sway=jnp.zeros(2),
     )
 
+    # From the back: the distractor, which is background, and the objects. One after the other in a loop, compiled once.
+    layers = jax.tree.map(lambda *each: jnp.stack(each), distractor, *things[::-1])
+    ids = jnp.array([0, *range(objects, 0, -1)], jnp.uint8)
+
     def one_frame(n: Float[Array, ""]) -> tuple[jax.Array, jax.Array]:
+        def lay(there: tuple[jax.Array, jax.Array], one: tuple[_Layer, jax.Array]):
+            image, inside = _lay(there[0], one[0], n, y, x)
+            return (image, jnp.where(inside, one[1], there[1])), None
+
         image = _texture(ground, (y + 0.1 * n * ground.velocity[0], x + 0.1 * n * ground.velocity[1]))
-        labels = jnp.zeros((h, w), jnp.uint8)
-        image = _lay(image, distractor, n, y, x)[0]
-        for k in range(objects - 1, -1, -1):
-            image, inside = _lay(image, things[k], n, y, x)
-            labels = jnp.where(inside, jnp.uint8(k + 1), labels)
+        image, labels = jax.lax.scan(lay, (image, jnp.zeros((h, w), jnp.uint8)), (layers, ids))[0]
         before = jnp.abs(x - post_x) < 0.03
         image = jnp.where(before[..., None], _texture(post, (y, x)), image)
         wave = jnp.stack([jnp.cos(2 * jnp.pi * n), jnp.sin(2 * jnp.pi * n)]) @ swing
