@@ -31,7 +31,7 @@ from PIL import Image
 
 from pmljax import metrics
 from pmljax.adaptation import Adaptation
-from pmljax.bilateral import BilateralConfig
+from pmljax.bilateral_grid import BilateralConfig
 from pmljax.data import davis
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.device import keep_memory

@@ -23,7 +23,8 @@ from experiments.frame_speed import stripes
 from experiments.made_inputs import embeddings, training_clips
 from experiments.side_by_side import Row, attempt, compare, compiled
 from experiments.solver_speed import OBJECTS as CHANNELS
-from pmljax.bilateral import find_vertices, solve
+from pmljax.bilateral import solve
+from pmljax.bilateral_grid import DEFAULT, find_vertices
 from pmljax.config import ModelConfig
 from pmljax.memory import SPARSE, cells_kept
 from pmljax.model import Model, abstract, create, embed, with_dtype
@@ -237,8 +238,6 @@ def solver_bytes(pixels: int, vertices: int, channels: int, steps: int) -> int:
 
 
 def solver(s: Setting) -> Iterator[Row]:
-    from pmljax.bilateral import DEFAULT
-
     h, w = s.size
     image, ones = jnp.asarray(s.frame), jnp.ones((h, w), jnp.float32)
     vertices = int(find_vertices(image).count)

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pmljax.bilateral import BilateralConfig, solve
+from pmljax.bilateral import solve
+from pmljax.bilateral_grid import BilateralConfig
 from pmljax.confidence import vote_confidence
 from pmljax.data import davis
 from pmljax.device import keep_memory

@@ -25,7 +25,8 @@ import numpy as np
 import tyro
 
 from pmljax import bilateral
-from pmljax.bilateral import DEFAULT, BilateralConfig, find_vertices, smoothness_of, solve, splat
+from pmljax.bilateral import solve
+from pmljax.bilateral_grid import DEFAULT, BilateralConfig, Smoothness, find_vertices, smoothness_of, splat
 from pmljax.confidence import near_border
 from pmljax.terminal import status
 
@@ -69,7 +70,7 @@ def timed(name: str, call: Callable[[], object], rounds: int) -> object:
     return result
 
 
-def scipy_steps(smoothness: bilateral.Smoothness, weight: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def scipy_steps(smoothness: Smoothness, weight: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
     """The function b → y after 25 steps, with SciPy's sparse products in float64."""
     from scipy import sparse
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from pmljax.bilateral import DEFAULT, BilateralConfig
+from pmljax.bilateral_grid import DEFAULT, BilateralConfig
 
 
 def vote_confidence(shares: Float[Array, "h w o"], config: BilateralConfig = DEFAULT) -> Float[Array, "h w"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pmljax.adaptation import Adaptation
-from pmljax.bilateral import BilateralConfig
+from pmljax.bilateral_grid import BilateralConfig
 from pmljax.config import ModelConfig, ShortSide
 from pmljax.errors import InputError
 from pmljax.retrieval import Metric

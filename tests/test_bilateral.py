@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from pmljax import bilateral
-from pmljax.bilateral import (
+from pmljax.bilateral import solve
+from pmljax.bilateral_grid import (
     DEFAULT,
     BilateralConfig,
     bistochastise,
     find_vertices,
     neighbour_sum,
     neighbours_of,
-    solve,
     splat,
     take,
 )

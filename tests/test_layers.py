@@ -26,8 +26,9 @@ ARROWS = {
     "runlog": set(),
     "resnet": {"conv", "fusion", "norm"},
     "retrieval": set(),
-    "bilateral": set(),
-    "confidence": {"bilateral"},
+    "bilateral_grid": set(),
+    "bilateral": {"bilateral_grid"},
+    "confidence": {"bilateral_grid"},
     "loss": set(),
     "config": {"resnet"},
     "preprocess": {"config", "labels"},
@@ -42,7 +43,7 @@ ARROWS = {
     "separation": set(),
     "memory": set(),
     "adaptation": {"memory", "references", "retrieval", "separation"},
-    "presets": {"adaptation", "bilateral", "config", "retrieval"},
+    "presets": {"adaptation", "bilateral_grid", "config", "retrieval"},
     "ahead": {"model", "presets"},
     "segment": {
         "adaptation",
@@ -157,7 +158,19 @@ def test_arrows(path):
     assert inside <= ARROWS[room] | {"errors", "files"}
 
 
-KERNELS = ["fusion", "winograd", "conv", "norm", "resnet", "retrieval", "separation", "memory", "bilateral", "loss"]
+KERNELS = [
+    "fusion",
+    "winograd",
+    "conv",
+    "norm",
+    "resnet",
+    "retrieval",
+    "separation",
+    "memory",
+    "bilateral_grid",
+    "bilateral",
+    "loss",
+]
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pmljax.ahead import embed_frame
-from pmljax.bilateral import BilateralConfig, solve
+from pmljax.bilateral import solve
+from pmljax.bilateral_grid import BilateralConfig
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
