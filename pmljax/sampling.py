@@ -272,9 +272,9 @@ def cell_labels(
             precision="highest",
         )  # fmt: skip
 
-    major = jnp.zeros(grid, jnp.uint8)
-    for bit in range(8):
-        major |= (share((boxes >> jnp.uint8(bit)) & jnp.uint8(1)) > 0.5).astype(jnp.uint8) << jnp.uint8(bit)
+    # One bit after the other in a loop, compiled once.
+    bits = jax.lax.map(lambda bit: share((boxes >> bit) & jnp.uint8(1)) > 0.5, jnp.arange(8, dtype=jnp.uint8))
+    major = jnp.packbits(bits, 0, "little")[0]
     enough = share(boxes == major[:, None, :, None]) >= agreed - 1e-6
     return jnp.where(enough, major, jnp.uint8(VOID))
 
