@@ -39,7 +39,7 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labels import VOID, object_ids, read_labels
 from pmljax.model import Model, at_stride, embed
-from pmljax.presets import PRESETS, Preset
+from pmljax.presets import PRESETS, Preset, preset_of
 from pmljax.results import FORMAT as RULES
 from pmljax.results import first_mask
 from pmljax.segment import label_embedding, start
@@ -146,11 +146,14 @@ class Row(NamedTuple):
 
 
 def rows_of(model: Model, positioned: Model | None, wanted: list[str]) -> list[Row]:
-    """The rows that there are models for; `wanted`: names (all by default). InputError for names that no row has."""
+    """The rows that there are models for, without those that mirror what must not be; `wanted`: names (all by default).
+    InputError for names that no row has."""
     rows = [Row(f"–, {name}", model, preset) for name, preset in FOUR.items()]
     if positioned:
         rows += [Row(f"position, {name}", positioned, preset) for name, preset in FOUR.items()]
-    rows += [Row(name, model, preset) for name, preset in BEYOND.items()]
+    for name, preset in BEYOND.items():  # the presets' own rows are what the commands compute with this network
+        rows.append(Row(name, model, preset_of(model.config, name) if name in PRESETS else preset))
+    rows = [row for row in rows if row.model.config.mirrors or not row.preset.flip]
     if unknown := [name for name in wanted if name not in {row.name for row in rows}]:
         raise InputError(f"--rows {', '.join(unknown)}: expected some of {'; '.join(row.name for row in rows)}")
     return [row for row in rows if not wanted or row.name in wanted]

@@ -36,9 +36,10 @@ def write(root: Path, split: str, out: Path, turns: int = 0) -> list[str]:
     if any((out / "JPEGImages").glob("480p/*/*")):
         raise InputError(f"{out}: found pictures in it; expected a new folder")
     _, names = davis.find_split(root, split, 2016)
-    for name in names:
-        sequence = davis.open_sequence(root, name)
-        sequence.counted()  # every picture has its annotation
+    sequences = [davis.open_sequence(root, name) for name in names]
+    for sequence in sequences:
+        sequence.counted()  # every picture has its annotation: said before anything is written
+    for name, sequence in zip(names, sequences, strict=True):
         for part, files in (("JPEGImages", sequence.files), ("Annotations", list(sequence.annotations.values()))):
             folder = out / part / "480p" / name
             folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.whole import positive
 from pmljax.bilateral import solve
 from pmljax.bilateral_grid import BilateralConfig
 from pmljax.confidence import vote_confidence
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--davis", type=Path, required=True)
     parser.add_argument("--split", default="dev")
-    parser.add_argument("--every", type=int, default=1, help="score every n-th frame only")
+    parser.add_argument("--every", type=positive, default=1, help="score every n-th frame only")
     parser.add_argument("--out", type=Path, default=Path("ceiling"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

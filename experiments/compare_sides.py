@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.whole import positive
+
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "head", "embedding")
 
 
@@ -188,8 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["jax", "torch"])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--rounds", type=int, default=3, help="timed calls of each kind")
-    parser.add_argument("--k", type=int, default=5, help="neighbours")
+    parser.add_argument("--rounds", type=positive, default=3, help="timed calls of each kind")
+    parser.add_argument("--k", type=positive, default=5, help="neighbours")
     args = parser.parse_args()
     run = {"jax": run_jax, "torch": run_torch}[args.side]
     (args.work / f"{args.side}.json").write_text(json.dumps(run(args.work, args.rounds, args.k)))

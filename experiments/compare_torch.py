@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.compare_sides import STAGES, relative
+from experiments.whole import positive
 
 PER_LABEL = 256  # anchors
 
@@ -200,11 +201,11 @@ def main() -> int:
     parser.add_argument("--depth", type=int, choices=[18, 34, 50, 101, 152], help="of random weights")
     parser.add_argument("--video", type=Path)
     parser.add_argument("--mask", type=Path)
-    parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--frames", type=positive, default=4)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 854), metavar=("H", "W"), help="of the made clip")
     parser.add_argument("--crop", type=int, default=321, help="side of the crops for loss and gradients")
-    parser.add_argument("--k", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--k", type=positive, default=5)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--all", action="store_true", help="show every gradient")
     args = parser.parse_args()

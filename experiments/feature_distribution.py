@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from experiments.whole import positive
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
 from pmljax.device import keep_memory
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--mask", type=Path, required=True, help="the first frame's")
     parser.add_argument("--model", default="small")
     parser.add_argument("--frame", type=int, default=20, help="the frame of the queries, counted from 0")
-    parser.add_argument("--most", type=int, default=400, help="cells of each label that are drawn")
+    parser.add_argument("--most", type=positive, default=400, help="cells of each label that are drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("features"))
     args = parser.parse_args()

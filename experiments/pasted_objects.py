@@ -87,13 +87,18 @@ def objects(mask: Path) -> np.ndarray:
     return (labels > 0) & (labels < VOID)
 
 
-def clip(root: Path, layers: list[Layer]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(frame, labels) as long as every layer lasts."""
+def files_of(root: Path, layers: list[Layer]) -> list[list[tuple[float, Path, Path]]]:
+    """(number, picture, mask) of every frame of every layer. InputError for a layer that has none."""
     files = [davis.open_sequence(root, layer.sequence).annotated()[layer.start :] for layer in layers]
     for layer, found in zip(layers, files, strict=True):
         if not found:
             raise InputError(f"{layer.sequence}: found no frame from {layer.start} on that has a picture and a mask")
-    for (_, picture, mask), *nearer in zip(*files, strict=False):
+    return files
+
+
+def clip(root: Path, layers: list[Layer]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(frame, labels) as long as every layer lasts."""
+    for (_, picture, mask), *nearer in zip(*files_of(root, layers), strict=False):
         frame, labels = read_image(picture).astype(np.float32), objects(mask).astype(np.uint8)
         for i, (layer, (_, picture, mask)) in enumerate(zip(layers[1:], nearer, strict=True), 2):
             pixels, where = placed(read_image(picture), objects(mask), layer, labels.shape)
@@ -107,6 +112,8 @@ def write(root: Path, out: Path) -> None:
     """Every clip of `CLIPS` below `out`, from the sequences of `root`. InputError if `out` has pictures already."""
     if any((out / "JPEGImages").glob("480p/*/*")):
         raise InputError(f"{out}: found pictures in it; expected a new folder")
+    for layers in CLIPS.values():
+        files_of(root, layers)  # what is missing is said before anything is written
     with progress("pasted objects", len(CLIPS)) as advance:
         for name, layers in CLIPS.items():
             pictures, masks = (out / part / "480p" / name for part in ("JPEGImages", "Annotations"))

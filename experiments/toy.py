@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 import pmljax
+from experiments.whole import positive
 from pmljax import metrics
 from pmljax.config import ModelConfig
 from pmljax.data.batches import Clips, batches
@@ -93,13 +94,11 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("toy"))
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--clips", type=int, default=4, help="unseen clips that are scored")
+    parser.add_argument("--steps", type=positive, default=800)
+    parser.add_argument("--clips", type=positive, default=4, help="unseen clips that are scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--margin", type=float, default=0.1, help="by how much J must be above that of color")
     args = parser.parse_args()
-    if args.steps < 1 or args.clips < 1:
-        parser.error(f"--steps {args.steps}, --clips {args.clips}: expected 1 or more")
     args.out.mkdir(parents=True, exist_ok=True)
     model, seconds = train(args.out, args.steps, args.seed)
     result = {

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import torch
 
+from experiments.whole import positive
 from pmljax.config import ModelConfig
 from pmljax.device import keep_memory
 from pmljax.sampling import Augment, Clip, augment, cell_labels, draw_anchors
@@ -32,8 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=50, choices=[50, 101])
     parser.add_argument("--crop", type=int, default=321)
-    parser.add_argument("--clips", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()

@@ -92,6 +92,11 @@ class ModelConfig:
         """d: length of an embedding."""
         return self.head[-1][1] if self.depth else 5
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether it may be asked of a mirrored frame too: it has no position, and sees frames at their own aspect."""
+        return self.depth > 0 and self.position in ("none", "zeros") and self.input_size is None
+
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(y, x) of the grid for a picture of `size` (h, w) as the network sees it."""
         return grid_size(size[0], self.geometry, self.stride), grid_size(size[1], self.geometry, self.stride)

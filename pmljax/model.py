@@ -106,7 +106,9 @@ def create(config: ModelConfig | str, key: PRNGKeyArray | None = None) -> Model:
 def abstract(config: ModelConfig | str) -> Model:
     """The model's names, shapes and dtypes, without numbers (`jax.ShapeDtypeStruct`)."""
     config = named(config)
-    return Model(jax.eval_shape(partial(_init, config), jax.random.key(0)) if config.depth else {}, config)
+    return Model(
+        jax.eval_shape(partial(_init, config), jax.eval_shape(jax.random.key, 0)) if config.depth else {}, config
+    )
 
 
 def _init(config: ModelConfig, key: PRNGKeyArray) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def embed(
     if not flip:
         return embedding
     config = model.config
-    if not config.depth or config.position not in ("none", "zeros") or config.input_size:
+    if not config.mirrors:
         raise InputError(
             f"flip with {config.name}: expected a network without position and with frames at their own size"
         )

@@ -99,5 +99,4 @@ def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    mirrors = config.position in ("none", "zeros") and config.input_size is None
-    return preset if mirrors else replace(preset, flip=False)
+    return replace(preset, flip=preset.flip and config.mirrors)

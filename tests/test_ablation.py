@@ -13,6 +13,7 @@ from pmljax import metrics, segment
 from pmljax.errors import InputError
 from pmljax.labels import encode_labels
 from pmljax.model import create
+from pmljax.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,12 @@ def test_components_are_the_largest_singular_vectors(rng):
     assert colours.min() == 0 and colours.max() == 255 and 0.95 < ((colours > 0) & (colours < 255)).mean() < 1
     chosen = some(rng, np.array([0] * 50 + [7] * 5), 9)
     assert len(chosen) == 14 and (chosen >= 50).sum() == 5
+
+
+def test_a_network_that_is_not_mirrored_has_no_row_that_mirrors():
+    rows = {row.name: row.preset for row in ablation.rows_of(create("color"), None, [])}
+    assert "base, flip" not in rows and not any(preset.flip for preset in rows.values())
+    assert rows["default"] == rows["best"] == PRESETS["plain"]  # what the commands do with `color`
 
 
 def test_names_that_no_row_has_are_refused():

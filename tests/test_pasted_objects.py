@@ -53,7 +53,8 @@ def test_the_clips_are_a_davis_root(root, tmp_path, monkeypatch, capsys):
     assert pasted_objects.main() == 2  # a shorter clip would leave frames of this one
     assert "out: found pictures in it; expected a new folder" in capsys.readouterr().err
     for clip, message in (([Layer("missing")], "missing"), ([Layer("a", start=10)], "a: found no frame from 10 on")):
-        monkeypatch.setattr(pasted_objects, "CLIPS", {"none": clip})
+        monkeypatch.setattr(pasted_objects, "CLIPS", {"one": [Layer("a")], "none": clip})
         monkeypatch.setattr(sys, "argv", ["pasted", "--davis", str(root), "--out", str(tmp_path / "other")])
         assert pasted_objects.main() == 2
         assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
