@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -238,6 +239,7 @@ def leaving(index: Int[Array, "n"], adaptation: Adaptation) -> Int[Array, ""]:
     return jnp.where(stays, oldest, last)
 
 
+@partial(jax.jit, static_argnames=("cells", "adaptation"))
 def withdraw(references: References, frame: Int[Array, ""] | int, cells: int, adaptation: Adaptation) -> References:
     """The references without what frame `frame` gave them of itself, as if it had not joined: the user's rows of that frame
     stay."""

@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 def nothing(cells: int, k: int) -> tuple[jax.Array, jax.Array]:
-    return jnp.full((cells, k), jnp.inf, jnp.float32), jnp.full((cells, k), EMPTY, jnp.int32)
+    return jax.device_put((np.full((cells, k), np.inf, np.float32), np.full((cells, k), EMPTY, np.int32)))
 
 
 @jax.jit
@@ -226,9 +226,9 @@ def weighing_of(temperature: float | None) -> Weighing:
     return Weighing(np.float32(step), table, np.float32(1))
 
 
+@jax.jit
 def weights_of(distances: Float[Array | np.ndarray, "n k"], weighing: Weighing) -> Float[Array, "n k"]:
     """How much each neighbour's vote weighs, a whole number; 0 where there is none."""
-    distances = jnp.asarray(distances)
     there = jnp.isfinite(distances)
     beyond = jnp.where(there, distances - distances[:, :1], 0)
     at = jnp.minimum(beyond / weighing.step, ENTRIES - 1).astype(jnp.int32)

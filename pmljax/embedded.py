@@ -77,7 +77,7 @@ class Embedded:
         first, last = i * CHUNK, min((i + 1) * CHUNK, self.count)
         rows = self._read(first * self.cells, (last - first) * self.cells)
         missing = CHUNK * self.cells - len(rows)
-        return jnp.asarray(np.pad(rows, ((0, missing), (0, 0))) if missing else rows)
+        return jax.device_put(np.pad(rows, ((0, missing), (0, 0))) if missing else rows)
 
     def rows(self, places: np.ndarray) -> Float16[np.ndarray, "n d"]:
         """The embeddings of cells by their place, frame·c + cell."""

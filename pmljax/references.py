@@ -135,14 +135,20 @@ def with_ids(references: References, ids: Iterable[int]) -> References:
     if new == old:
         return references
     columns = id_columns(new)
-    share = jnp.zeros((references.share.shape[0], len(columns)), references.share.dtype)
-    place = np.array([new.index(i) for i in old])
-    return references._replace(share=share.at[:, place].set(references.share[:, : len(old)]), ids=columns)
+    source = np.array([old.index(i) if i in old else -1 for i in new] + [-1] * (len(columns) - len(new)))
+    return references._replace(share=_columns(references.share, source.astype(np.int32)), ids=columns)
+
+
+@jax.jit
+def _columns(share: Float[Array, "r o"], source: Int[Array, "columns"]) -> Float[Array, "r columns"]:
+    """The columns of `share` that `source` counts, of −1 zeros."""
+    return jnp.where(source >= 0, share[:, source], 0)
 
 
 def id_columns(ids: list[int]) -> UInt8[Array, "o"]:
     """`ids` filled up with VOID to 2, 4, 8, 16, … columns."""
-    return jnp.array(ids + [VOID] * (max(2, 1 << (len(ids) - 1).bit_length()) - len(ids)), jnp.uint8)
+    columns = max(2, 1 << (len(ids) - 1).bit_length())
+    return jax.device_put(np.array(ids + [VOID] * (columns - len(ids)), np.uint8))
 
 
 def both_axes(

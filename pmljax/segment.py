@@ -156,13 +156,13 @@ def start(
     user = -(-y * x * masks // ROWS) * ROWS
     capacity = user + preset.adaptation.rows(y * x)
     ids = id_columns([0, *object_ids(labels)])
-    nothing = (  # NumPy's, as nothing has to be compiled for them
+    nothing = (  # NumPy's, and `device_put`, as nothing has to be compiled for them
         np.zeros((capacity, model.config.dimensions), model.config.precision),
         np.zeros((capacity, len(ids)), model.config.precision),
         np.zeros(capacity, bool),
         np.full((capacity, 3), -1, np.int32),
     )
-    embedding, share, valid, place = map(jnp.asarray, nothing)
+    embedding, share, valid, place = jax.device_put(nothing)
     references = References(embedding, share, valid, place, ids)
     state = State(references, 0, index, frame.shape[:2], preset)
     number = index if number is None else number
@@ -343,7 +343,7 @@ def _add(
         labels,
         references.ids,
         state.index,
-        late=jnp.asarray(late),
+        late=jax.device_put(np.array(late)),
         short_side=preset.size,
         hard=preset.hard,
     )

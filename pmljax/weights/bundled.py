@@ -12,7 +12,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -86,7 +86,8 @@ def read(path: str | Path) -> Model:
             raise InputError(f"{path}: {name}: found {found}, expected {shape}, as its configuration says")
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{path}: {name}: found NaN or infinity, expected finite weights")
-    return Model(unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in arrays.items()}, sep="/"), config)
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    return Model(jax.device_put(unflatten_dict(arrays, sep="/")), config)  # which compiles nothing
 
 
 @cache

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pmljax.config import ModelConfig, thaw
@@ -116,7 +115,7 @@ def read_model(path: Path) -> Model:
             raise InputError(f"{path}: {jax.tree_util.keystr(name)}: found NaN or infinity, expected finite weights")
     # By way of NumPy: what is restored is bound to its device, what is computed from it then too, and a call that gets its
     # own result back would be compiled once more.
-    return Model(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), variables), config)
+    return Model(jax.device_put(jax.tree.map(np.asarray, variables)), config)
 
 
 def _read(path: Path, item: str, how: Any) -> Any:

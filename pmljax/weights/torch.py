@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -147,7 +148,7 @@ def to_model(tensors: Mapping[str, np.ndarray], found: Match, key: PRNGKeyArray)
             value = np.asarray(tensors[theirs], np.float32)
         if not np.isfinite(value).all():
             raise InputError(f"{theirs}: found NaN or infinity, expected finite weights: the training diverged, maybe")
-        new[ours] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
+        new[ours] = jax.device_put(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     if found.fresh:
         c = found.config
         inside = shapes["params/head/conv1/kernel"][2]
