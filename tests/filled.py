@@ -1,7 +1,6 @@
 """Networks with random weights, of which nothing has to be compiled: initialising the smallest takes a second."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pmljax.model import Model, abstract
@@ -14,10 +13,10 @@ def filled(shapes, seed=0, head=None):
     def fill(path, x):
         if path[-1].key == "kernel":
             scale = head if head and path[1].key == "head" else np.sqrt(2 / np.prod(x.shape[:-1]))
-            return jnp.asarray(rng.normal(size=x.shape) * scale, x.dtype)
-        return jnp.asarray(np.full(x.shape, float(path[-1].key in ("scale", "var"))), x.dtype)
+            return (rng.normal(size=x.shape) * scale).astype(x.dtype)
+        return np.full(x.shape, path[-1].key in ("scale", "var"), x.dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    return jax.device_put(jax.tree_util.tree_map_with_path(fill, shapes))
 
 
 def network(config, seed=0):

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +19,11 @@ from pmljax.separation import separating
 COLOR = pmljax.create("color")
 SIZE = (64, 96)
 
+# Called as they are, every operation in them would be compiled by itself.
+searched = jax.jit(search, static_argnames=("adaptation", "k", "metric", "stretch"))
+adapted = jax.jit(adapt, static_argnames="adaptation")
+reached = jax.jit(within_reach, static_argnames=("grid", "adaptation"))
+metric_of = jax.jit(separating, static_argnames="stretch")
 
 PLAIN = Preset()
 
@@ -51,9 +55,10 @@ def mean_j(labels, truth):
 CHANGING = clip(
     40, lambda n: (36, 36 + 64 * n), lambda n: np.array([230, 60, 60]) * (1 - n) + np.array([20, 80, 240]) * n
 )
+NEAR = with_adaptation(frames=6, window=3)  # compiled once for several tests
 RULES = [
-    pytest.param(with_adaptation(frames=5, window=3), id="all, near"),
-    pytest.param(with_adaptation(Preset(majority=True), frames=5, rule="unanimous"), id="paper"),
+    pytest.param(NEAR, id="all, near"),
+    pytest.param(with_adaptation(Preset(majority=True), frames=6, rule="unanimous"), id="paper"),
 ]
 
 
@@ -96,10 +101,11 @@ def test_the_users_rows_stay_and_the_oldest_frame_leaves(rng):
     expected = np.asarray(pmljax.embed(COLOR, frames[6][None], np.zeros(1, "f")))[0].reshape(-1, 5)
     assert np.allclose(rows, expected, rtol=1e-5, atol=1e-4)  # compiled on its own
     without = withdraw(state.references, 5, cells, preset.adaptation)
-    assert int(state.references.valid.sum() - without.valid.sum()) == cells
+    valid = np.asarray(state.references.valid).sum()
+    assert valid - np.asarray(without.valid).sum() == cells
     assert not np.asarray(without.valid)[np.asarray(without.place)[:, 0] == 5].any()
     # Its own rows aside, a frame that the user marked keeps what the user said.
-    assert int(withdraw(state.references, 0, cells, preset.adaptation).valid.sum()) == int(state.references.valid.sum())
+    assert np.asarray(withdraw(state.references, 0, cells, preset.adaptation).valid).sum() == valid
 
 
 def references(rng, user, cells, frames, d=3, o=2):
@@ -113,18 +119,19 @@ def references(rng, user, cells, frames, d=3, o=2):
     place = np.zeros((n, 3), "i")
     place[128 : 128 + frames * cells, 0] = np.repeat(rng.permutation(frames), cells)
     embedding = rng.integers(-2, 3, (n, d)).astype("f")
-    return References(*map(jnp.array, (embedding, share, valid, place, np.array([0, 1], np.uint8))))
+    return References(embedding, share, valid, place, np.array([0, 1], np.uint8))
 
 
 def test_search_against_a_loop(rng):
     y, x, user, frames, window = 4, 6, 50, 3, 1
     r = references(rng, user, y * x, frames)
-    queries = jnp.array(rng.integers(-2, 3, (y, x, 3)).astype("f"))
+    queries = rng.integers(-2, 3, (y, x, 3)).astype("f")
     for radius in (window, None):
-        found, away = search(queries, r, Adaptation(frames=frames, window=radius), k=5, metric="l2")
+        found, away = searched(queries, r, Adaptation(frames=frames, window=radius), k=5, metric="l2")
+        found, away = jax.tree.map(np.asarray, (found, away))
         for i, (row, column) in enumerate(np.ndindex(y, x)):
-            distances = ((np.asarray(queries)[row, column] - np.asarray(r.embedding)) ** 2).sum(-1)
-            distances[~np.asarray(r.valid)] = np.inf
+            distances = ((queries[row, column] - r.embedding) ** 2).sum(-1)
+            distances[~r.valid] = np.inf
             for n in range(frames * y * x) if radius is not None else ():
                 a, b = (n % (y * x)) // x, n % x
                 if max(abs(a - row), abs(b - column)) > radius:
@@ -137,23 +144,23 @@ def test_search_against_a_loop(rng):
 def test_the_users_rows_are_searched_in_the_metric_that_separates_them(rng):
     y, x, frames = 4, 6, 2
     r = references(rng, 50, y * x, frames)
-    r = r._replace(embedding=r.embedding + jnp.array(rng.random(r.embedding.shape).astype("f")))
-    queries = jnp.array(rng.normal(size=(y, x, 3)).astype("f"))
+    r = r._replace(embedding=r.embedding + rng.random(r.embedding.shape).astype("f"))
+    queries = rng.normal(size=(y, x, 3)).astype("f")
     rule = Adaptation(frames=frames, window=1)
-    found, away = search(queries, r, rule, k=5, metric="l2", stretch=2.0)
-    by = np.asarray(separating(r.embedding[:128], r.share[:128], r.valid[:128], 2.0))
+    found, away = jax.tree.map(np.asarray, searched(queries, r, rule, k=5, metric="l2", stretch=2.0))
+    by = np.asarray(metric_of(r.embedding[:128], r.share[:128], r.valid[:128], 2.0))
     assert not np.allclose(by, np.eye(3))
     for i, (row, column) in enumerate(np.ndindex(y, x)):
-        beyond = np.asarray(queries)[row, column] - np.asarray(r.embedding)
+        beyond = queries[row, column] - r.embedding
         distances = np.where(np.arange(len(beyond)) < 128, ((beyond @ by) ** 2).sum(-1), (beyond**2).sum(-1))
-        distances[~np.asarray(r.valid)] = np.inf
+        distances[~r.valid] = np.inf
         for n in range(frames * y * x):
             if max(abs((n % (y * x)) // x - row), abs(n % x - column)) > 1:
                 distances[128 + n] = np.inf
         assert np.isclose(away[i], distances[:50].min(), rtol=1e-4)
         assert np.allclose(found.distances[i], np.sort(distances)[:5], rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="metric cosine: expected l2 with a stretch"):
-        search(queries, r, Adaptation(), k=5, metric="cosine", stretch=1.0)
+        searched(queries, r, Adaptation(), k=5, metric="cosine", stretch=1.0)
 
 
 def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
@@ -163,15 +170,16 @@ def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
     distances = np.sort(rng.random((y * x, k)), -1).astype("f")
     distances[3, 2] = np.inf  # fewer neighbours than k: not all agree
     rows[3, 2] = -1
-    found = Neighbours(jnp.array(distances), jnp.array(rows.astype("i")))
+    found = Neighbours(distances, rows.astype("i"))
     away = rng.random(y * x).astype("f")
     votes = rng.integers(0, 2, (y, x))
     votes[:, :3] = 0
     rule = Adaptation(frames=2, rule="unanimous", bound=0.4, drift=0.7, erosion=1)
-    embedding = jnp.array(rng.normal(size=(y, x, 3)).astype("f"))
-    after = adapt(r, embedding, Found(found, jnp.array(away)), jnp.eye(2)[votes.ravel()], jnp.int32(9), rule)
-    at = 128 + y * x * int(np.argmin(np.asarray(r.place)[128 :: y * x][:2, 0]))
-    labels = np.asarray(r.share).argmax(-1)
+    embedding = rng.normal(size=(y, x, 3)).astype("f")
+    after = adapted(r, embedding, Found(found, away), np.eye(2, dtype="f")[votes.ravel()], np.int32(9), rule)
+    after = jax.tree.map(np.asarray, after)
+    at = 128 + y * x * int(np.argmin(r.place[128 :: y * x][:2, 0]))
+    labels = r.share.argmax(-1)
     for q in range(y * x):
         its = [labels[n] for n in rows[q] if n >= 0]
         around = votes[max(q // x - 1, 0) : q // x + 2, max(q % x - 1, 0) : q % x + 2]
@@ -181,16 +189,13 @@ def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
         if joins:
             assert after.share[at + q].argmax() == its[0] and list(after.place[at + q]) == [9, q // x, q % x]
     other = np.r_[0:at, at + y * x : len(labels)]
-    assert all(
-        np.array_equal(a[other], b[other])
-        for a, b in zip(map(np.asarray, r[:4]), map(np.asarray, after[:4]), strict=True)
-    )
+    assert all(np.array_equal(a[other], b[other]) for a, b in zip(r[:4], after[:4], strict=True))
 
 
 def reach_by_hand(shares, r, grid, index, rule):
     """Label by label, cell by cell. The ring's last slots begin at row 128."""
-    (y, x), label, last = grid, np.asarray(r.share).argmax(-1), rule.frames - rule.older
-    valid, place, may = np.asarray(r.valid), np.asarray(r.place), np.ones(shares.shape, bool)
+    (y, x), label, last = grid, r.share.argmax(-1), rule.frames - rule.older
+    valid, place, may = r.valid, r.place, np.ones(shares.shape, bool)
     for o in range(1, shares.shape[1]):
         ring = [
             {n for n in range(y * x) if label[128 + f * y * x + n] == o} for f in range(rule.frames)
@@ -228,22 +233,20 @@ def test_reach_against_a_loop(rng, radius, index, every):
     cells, rule = y * x, Adaptation(frames=frames, reach=radius, every=every)
     r = references(rng, 2 * cells, cells, frames, o=o)
     # Two masks, of frames 0 and 3; object 3 is in the user's rows alone, object 2 in them and in one cell of the ring.
-    place, label = np.array(r.place), rng.choice(o, len(r.valid), p=[0.8, 0.05, 0.05, 0.1])
+    place, label = r.place.copy(), rng.choice(o, len(r.valid), p=[0.8, 0.05, 0.05, 0.1])
     for f, begin in ((0, 0), (3, cells)):
         place[begin : begin + cells] = [(f, a, b) for a in range(y) for b in range(x)]
     label[:cells][:12] = 2
     label[128:][label[128:] > 1] = 0
     label[128 + 7] = 2
-    valid = np.array(r.valid)
+    valid = r.valid.copy()
     valid[: 2 * cells : 3] = False
-    r = r._replace(
-        place=jnp.array(place), valid=jnp.array(valid), share=jnp.eye(o)[label], ids=jnp.arange(o, dtype=jnp.uint8)
-    )
+    r = r._replace(place=place, valid=valid, share=np.eye(o, dtype="f")[label], ids=np.arange(o, dtype=np.uint8))
     shares = rng.dirichlet(np.ones(o), cells).astype("f")
     shares[::3] = np.eye(o)[rng.choice(o, len(shares[::3]))]  # all of one label: nothing else is left beyond its reach
     shares[1], shares[4] = 0, shares[4] / 2  # no neighbour; less than whole
     shares[7::9] = [0.02, 0.04, 0, 0.94]  # a trace of another object
-    found = within_reach(jnp.array(shares), r, (y, x), jnp.int32(index), rule)
+    found = reached(shares, r, (y, x), np.int32(index), rule)
     expected, anywhere = reach_by_hand(shares, r, (y, x), index, rule)
     assert np.allclose(found, expected, atol=1e-6)
     assert np.allclose(expected, shares, atol=1e-6) == anywhere and (not anywhere or radius == 3 or index > 5)
@@ -265,7 +268,7 @@ def twins(t, places):
 def test_a_twin_elsewhere_is_out_of_reach():
     frames, truth = twins(16, lambda i: [(10 + 4 * i, 20), (20, 160) if i > 4 else None])
     near = with_adaptation(frames=3, window=3, reach=2)
-    assert run(frames, truth, with_adaptation(frames=3, window=3))[6, 20:60, 160:200].mean() > 0.8
+    assert run(frames, truth, NEAR)[6, 20:60, 160:200].mean() > 0.8
     labels = run(frames, truth, near)
     assert not labels[:, :, 120:].any() and mean_j(labels, truth) >= 0.8
 
@@ -365,9 +368,8 @@ def test_a_late_mask_takes_back_what_its_frame_made_of_itself(rng):
 
 def test_what_is_skipped_is_computed_for_the_frames_after_it():
     frames, truth = CHANGING
-    preset = with_adaptation(frames=4, window=2)
-    whole = run(frames, truth, preset)
-    part = list(segment(COLOR, list(frames), truth[0], preset=preset, skip=set(range(1, 30))))
+    whole = run(frames, truth, NEAR)
+    part = list(segment(COLOR, list(frames), truth[0], preset=NEAR, skip=set(range(1, 30))))
     assert all(x is None for x in part[1:30]) and all(
         np.array_equal(a, b) for a, b in zip(part[30:], whole[30:], strict=True)
     )
@@ -400,7 +402,7 @@ def test_bad_configurations_and_no_room_for_a_mask(rng):
         with pytest.raises(InputError, match="expected fewer older frames than frames"):
             Adaptation(**options)
     frame, labels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8), np.ones(SIZE, np.uint8)
-    state = start(COLOR, frame, labels, preset=with_adaptation(frames=3))
+    state = start(COLOR, frame, labels, preset=with_adaptation(frames=3, window=2))
     with pytest.raises(InputError, match="no room for another mask among 128 references"):
         step(COLOR, state, frame, labels)
     cosine = dataclasses.replace(with_adaptation(frames=3, window=2), metric="cosine")
@@ -410,8 +412,7 @@ def test_bad_configurations_and_no_room_for_a_mask(rng):
 
 def test_shapes_stay(rng):
     r = references(rng, 50, 24, 2)
-    found = Found(Neighbours(jnp.zeros((24, 3)), jnp.zeros((24, 3), jnp.int32)), jnp.zeros(24))
-    after = jax.eval_shape(
-        lambda: adapt(r, jnp.zeros((4, 6, 3)), found, jnp.zeros((24, 2)), jnp.int32(1), Adaptation(frames=2))
-    )
+    found = Found(Neighbours(np.zeros((24, 3), "f"), np.zeros((24, 3), "i")), np.zeros(24, "f"))
+    given = (r, np.zeros((4, 6, 3), "f"), found, np.zeros((24, 2), "f"), np.int32(1))
+    after = jax.eval_shape(lambda *given: adapt(*given, Adaptation(frames=2)), *given)
     assert [(a.shape, a.dtype) for a in after] == [(b.shape, b.dtype) for b in r]

@@ -67,7 +67,7 @@ def test_against_a_loop(case, rng):
         y, back = jax.vjp(run, x, kernel)
         return y, *back(g)
 
-    got = jax.jit(all_three)(x, kernel, g)
+    got = map(np.asarray, jax.jit(all_three)(x, kernel, g))
     bound = (
         4e-6 if case in WINOGRADS[1:] else 2e-6
     )  # of larger grids its transforms round five times as much (tests/test_winograd.py)
@@ -82,14 +82,14 @@ def test_which_are_winograds(case, monkeypatch):
     monkeypatch.setattr(conv_module.winograd, "convolve", lambda x, kernel, **_: asked.append(1) or x[..., :1] + 0 * x)
     run = partial(conv, stride=stride, padding=padding, dilation=dilation)
     with contextlib.suppress(TypeError):  # of branches that give different shapes: what is counted has been asked
-        jax.eval_shape(run, jnp.zeros((1, *size, i)), jnp.zeros((k, k, i, o)))
+        jax.eval_shape(run, *(jax.ShapeDtypeStruct(s, np.float32) for s in ((1, *size, i), (k, k, i, o))))
     assert bool(asked) == (case in WINOGRADS)
 
 
 @pytest.mark.parametrize("dilation, size", [(1, (5, 4)), (2, (7, 8)), (4, (13, 9)), (4, (3, 2))])
 def test_gradient_to_a_dilated_kernel_elsewhere(dilation, size, rng):
     x, kernel, g = (rng.normal(size=n).astype("f") for n in ((2, *size, 3), (3, 3, 3, 5), (2, *size, 5)))
-    got = jax.jit(partial(conv_module.to_kernel_by_phases, dilation))(x, kernel, g)
+    got = np.asarray(jax.jit(partial(conv_module.to_kernel_by_phases, dilation))(x, kernel, g))
     expected = by_hand(x, kernel, g, 1, dilation, dilation)[2]
     assert got.shape == expected.shape and np.abs(got - expected).max() <= 2e-6 * np.abs(expected).max()
 
@@ -97,20 +97,21 @@ def test_gradient_to_a_dilated_kernel_elsewhere(dilation, size, rng):
 @pytest.mark.parametrize("dtype, channels", [("bfloat16", 8), ("float32", 8), ("float32", WIDE)])
 def test_which_gradient_to_a_dilated_kernel(dtype, channels):
     """Without the dilation on a GPU, over four pictures of a quarter of the size; not on a CPU."""
-    x, kernel = jnp.zeros((1, 16, 16, channels), dtype), jnp.zeros((3, 3, channels, channels), dtype)
-    gradient = jax.jit(jax.grad(lambda kernel: conv(x, kernel, padding=2, dilation=2).sum()))
+    x, kernel = (jax.ShapeDtypeStruct(s, dtype) for s in ((1, 16, 16, channels), (3, 3, channels, channels)))
+    gradient = jax.jit(jax.grad(lambda kernel, x: conv(x, kernel, padding=2, dilation=2).sum()))
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
     for platform in ("cuda", "cpu"):
-        text = gradient.trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+        text = gradient.trace(kernel, x).lower(lowering_platforms=(platform,)).as_text()
         assert (f"tensor<4x8x8x{channels}x{short}>" in text) == (platform == "cuda")
 
 
 def test_other_precisions_and_many_at_once(rng):
-    x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((3, 2, 5, 4, 6), (1, 1, 6, 2)))
-    many = jax.jit(jax.vmap(lambda x: conv(x, kernel)))(x)
-    assert all(np.allclose(many[n], conv(x[n], kernel), atol=1e-6) for n in range(3))
-    assert np.allclose(jax.pmap(lambda x: conv(x, kernel))(x), many, atol=1e-6)
-    half = conv(jnp.bfloat16(x[0]), jnp.bfloat16(kernel))
+    x, kernel = (np.float32(rng.normal(size=size)) for size in ((3, 2, 5, 4, 6), (1, 1, 6, 2)))
+    run = jax.jit(conv)
+    many = np.asarray(jax.jit(jax.vmap(run, (0, None)))(x, kernel))
+    assert all(np.allclose(many[n], run(x[n], kernel), atol=1e-6) for n in range(3))
+    assert np.allclose(jax.pmap(conv, in_axes=(0, None))(x, kernel), many, atol=1e-6)
+    half = np.asarray(run(x[0].astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)))
     assert half.dtype == jnp.bfloat16 and np.allclose(half.astype("f"), many[0], atol=0.1)
 
 
@@ -118,21 +119,24 @@ def test_other_precisions_and_many_at_once(rng):
     "options", [{"use_bias": True}, {"use_bias": False, "kernel_init": nn.initializers.he_normal()}]
 )
 def test_the_same_variables_and_numbers_as_flax(options, rng):
-    x = jnp.float32(rng.normal(size=(1, 9, 7, 4)))
+    x = np.float32(rng.normal(size=(1, 9, 7, 4)))
     for size, stride, padding, dilation in ((1, 2, 0, 1), (3, 1, 2, 2)):
         ours = Conv(6, (size, size), stride, padding, dilation, **options)
         theirs = nn.Conv(6, (size, size), stride, padding=padding, kernel_dilation=dilation, **options)
-        variables = ours.init(jax.random.key(1), x)
-        other = theirs.init(jax.random.key(1), x)
-        assert jax.tree.all(jax.tree.map(np.array_equal, variables, other))
-        assert np.allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
+
+        def both(key, x, ours=ours, theirs=theirs):
+            variables = ours.init(key, x)
+            return variables, theirs.init(key, x), ours.apply(variables, x), theirs.apply(variables, x)
+
+        variables, other, a, b = jax.jit(both)(jax.random.key(1), x)
+        assert jax.tree.all(jax.tree.map(np.array_equal, variables, other)) and np.allclose(a, b, atol=1e-5)
 
 
 def test_variables_are_of_single_precision_whatever_computes():
-    x = jnp.zeros((1, 5, 5, 3))
-    single = Conv(4, (3, 3)).init(jax.random.key(0), x)
+    init, x = jax.jit(Conv(4, (3, 3)).init), np.zeros((1, 5, 5, 3), np.float32)
+    single = init(jax.random.key(0), x)
     with jax.enable_x64(True):
-        double = Conv(4, (3, 3)).init(jax.random.key(0), x)
+        double = init(jax.random.key(0), x)
     for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
         assert a.dtype == b.dtype == jnp.float32 and np.array_equal(a, b)
 
@@ -149,11 +153,13 @@ def test_a_chain_of_residuals_is_added_once(rng):
         lines = jax.jit(partial(stage, kept=kept)).lower(x, kernels).compile().as_text().splitlines()
         return max(line.split(" fusion(")[1].count("%") for line in lines if " fusion(" in line)
 
-    x, kernels = jnp.float32(rng.normal(size=(64, 32))), list(jnp.float32(rng.normal(size=(6, 32, 32))))
+    x, kernels = np.float32(rng.normal(size=(64, 32))), list(np.float32(rng.normal(size=(6, 32, 32))))
     jax.config.update("jax_disable_most_optimizations", False)  # fusion is what this is about
     try:
         assert most_read(lambda x: x) > 6 and most_read(once) <= 4
-        values = [jax.value_and_grad(lambda x, k=k: stage(x, kernels, k).sum())(x) for k in (lambda x: x, once)]
+        values = [
+            jax.jit(jax.value_and_grad(lambda x, k=k: stage(x, kernels, k).sum()))(x) for k in (lambda x: x, once)
+        ]
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-5), *values))

@@ -1,9 +1,8 @@
 """Eq. 1 against a float64 loop, pixel by pixel, values and gradients; empty pools, void, blocks, the order of the pool."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +18,25 @@ def clip(seed, a=30, p=70, d=5, labels=2, void=0.1):
     rng = np.random.default_rng(seed)
     unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (rng.normal(size=(n, d)) for n in (a, p))]
     ids = [np.where(rng.random(n) < void, VOID, rng.integers(0, labels, n)).astype(np.int32) for n in (a, p)]
-    return tuple(map(jnp.array, (np.float32(unit[0]), ids[0], np.float32(unit[1]), ids[1])))
+    return np.float32(unit[0]), ids[0], np.float32(unit[1]), ids[1]
+
+
+@cache
+def compiled(call=triplet_loss, **options):
+    """A call's (loss, all that it says, gradients to the anchors and to the pool), compiled once for all tests that ask for
+    these options; numbers such as the margin are given with the clip."""
+
+    def whole(anchors, pool, anchor_labels, pool_labels, traced):
+        found = call(anchors, anchor_labels, pool, pool_labels, **options, **traced)
+        return found.loss, found
+
+    run = jax.jit(jax.value_and_grad(whole, (0, 1), has_aux=True))
+
+    def found(anchors, anchor_labels, pool, pool_labels, **traced):
+        (value, said), gradients = jax.tree.map(np.asarray, run(anchors, pool, anchor_labels, pool_labels, traced))
+        return value, said, gradients
+
+    return found
 
 
 def by_hand(anchors, anchor_labels, pool, pool_labels, margin, hinge, reduction, labels):
@@ -57,30 +74,30 @@ def by_hand(anchors, anchor_labels, pool, pool_labels, margin, hinge, reduction,
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("labels", [2, 4])
 def test_against_a_loop(hinge, reduction, labels):
-    options = {"margin": 0.3, "hinge": hinge, "reduction": reduction, "labels": labels}
-    run = jax.jit(jax.value_and_grad(lambda a, p, al, pl: triplet_loss(a, al, p, pl, **options).loss, (0, 1)))
-    diagnose = jax.jit(partial(triplet_loss, **options))
+    options = {"hinge": hinge, "reduction": reduction, "labels": labels}
     for seed in range(8):
         a, al, p, pl = clip(seed, labels=labels)
-        value, (to_a, to_p) = run(a, p, al, pl)
-        expected, ga, gp, shares = by_hand(a, al, p, pl, **options)
+        value, found, (to_a, to_p) = compiled(**options)(a, al, p, pl, margin=0.3)
+        expected, ga, gp, shares = by_hand(a, al, p, pl, margin=0.3, **options)
         assert np.allclose(value, expected, rtol=1e-5, atol=1e-6)
         assert np.allclose(to_a, ga, atol=1e-5) and np.allclose(to_p, gp, atol=1e-5)
-        assert np.allclose(diagnose(a, al, p, pl)[1:], shares)
+        assert np.allclose(found[1:], shares)
 
 
 def test_each_variant_of_the_reproductions():
     """Two labels, one easy and one hard anchor of the foreground, one background anchor, on a line."""
-    anchors, labels = jnp.array([[0.0], [1.0], [5.0]]), jnp.array([1, 1, 0])
-    pool, of = jnp.array([[0.0], [3.0], [5.0]]), jnp.array([1, 0, 0])
+    anchors, labels = np.float32([[0], [1], [5]]), np.int32([1, 1, 0])
+    pool, of = np.float32([[0], [3], [5]]), np.int32([1, 0, 0])
     # Terms: 0 − 9 = −9, 1 − 4 = −3 for the foreground; 0 − 25 = −25 for the background.
     at = partial(triplet_loss, anchors, labels, pool, of)
     assert np.isclose(at(margin=4.0).loss, ((0 + 1) / 2 + 0) / 2)  # sydney0zq: hinge an anchor, mean, half of both
     assert np.isclose(at(margin=4.0, reduction="sum").loss, (0 + 1) / 2)
-    assert at(margin=4.0, hinge="label", reduction="sum").loss == 0  # bf-vos: −12 + 4, the easy one cancels the hard
+    assert (
+        float(at(margin=4.0, hinge="label", reduction="sum").loss) == 0
+    )  # bf-vos: −12 + 4, the easy one cancels the hard
     assert np.isclose(at(margin=13.0, hinge="label", reduction="sum").loss, 1)
-    found = at(margin=4.0)
-    assert found.nearer == 1 and np.isclose(found.active, 1 / 3) and found.anchors == 3
+    _, nearer, active, count = map(float, at(margin=4.0))
+    assert nearer == 1 and np.isclose(active, 1 / 3) and count == 3
 
 
 @pytest.mark.parametrize("empty", ["anchors of one", "positives", "negatives", "pool", "all anchors"])
@@ -88,65 +105,78 @@ def test_each_variant_of_the_reproductions():
 def test_empty_pools_give_no_loss_and_no_gradient(empty, hinge):
     a, al, p, pl = clip(0, void=0.0)
     if empty == "anchors of one":
-        al = jnp.zeros_like(al)
+        al = np.zeros_like(al)
     elif empty == "positives":
-        al, pl = jnp.ones_like(al), jnp.zeros_like(pl)
+        al, pl = np.ones_like(al), np.zeros_like(pl)
     elif empty == "negatives":
-        al, pl = jnp.ones_like(al), jnp.ones_like(pl)
+        al, pl = np.ones_like(al), np.ones_like(pl)
     elif empty == "pool":
-        pl = jnp.full_like(pl, VOID)
+        pl = np.full_like(pl, VOID)
     else:
-        al = jnp.full_like(al, VOID)
-    value, gradient = jax.value_and_grad(lambda a, p: triplet_loss(a, al, p, pl, hinge=hinge).loss, (0, 1))(a, p)
+        al = np.full_like(al, VOID)
+    value, found, gradient = compiled(hinge=hinge, reduction="mean", labels=2)(a, al, p, pl, margin=0.7)
     expected = by_hand(a, al, p, pl, 0.7, hinge, "mean", 2)
     assert np.allclose(value, expected[0], atol=1e-6) and all(np.isfinite(g).all() for g in gradient)
     if empty != "anchors of one":
         assert value == 0 and not any(g.any() for g in gradient)
-        assert not np.any(triplet_loss(a, al, p, pl, hinge=hinge)[1:])
+        assert not np.any(found[1:])
 
 
 @pytest.mark.parametrize("call", [triplet_loss, soft_triplet_loss])
-def test_a_pool_without_pixels_and_one_that_is_not_finite(call, rng):
+def test_a_pool_without_pixels_and_one_that_is_not_finite(call):
     """No pixel: no loss. NaN at void: nothing. NaN where a pixel takes part: said, as every step looks at its loss."""
-    anchors, pool = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (5, 9))
-    labels, of = jnp.array([0, 1, 0, 1, 0]), jnp.array([0, 1, 0, 1, 0, 1, 0, 1, 255])
-    loss = jax.value_and_grad(lambda a, p, n: call(a, labels, p, n).loss)
+    anchors, labels, pool, of = clip(0, void=0.0)
+    of[8] = VOID
+    run = partial(compiled(hinge="anchor", reduction="mean", labels=2), margin=0.7)
+    run = run if call is triplet_loss else partial(compiled(call), temperature=0.1)
+
+    def loss(anchors, pool, of):
+        value, _, gradients = run(anchors, labels, pool, of)
+        return value, gradients[0]
+
+    def diverged(x, row):
+        return np.where(np.arange(len(x))[:, None] == row, np.float32(np.nan), x)
+
     value, gradient = loss(anchors, pool[:0], of[:0])
     assert value == 0 and not gradient.any()
-    (value, gradient), beside = loss(anchors, pool, of), loss(anchors, pool.at[8].set(jnp.nan), of)
+    (value, gradient), beside = loss(anchors, pool, of), loss(anchors, diverged(pool, 8), of)
     assert value > 0 and value == beside[0] and np.array_equal(gradient, beside[1])
-    assert jnp.isnan(loss(anchors, pool.at[3].set(jnp.nan), of)[0])
-    assert jnp.isnan(loss(anchors.at[0].set(jnp.nan), pool, of)[0])
+    assert np.isnan(loss(anchors, diverged(pool, 3), of)[0])
+    assert np.isnan(loss(diverged(anchors, 0), pool, of)[0])
 
 
 def test_numbers_that_are_no_label_take_no_part():
-    anchors, pool = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.1, 0.0], [2.0, 0.0]])
-    at = partial(triplet_loss, anchors, jnp.array([0]), pool, jnp.array([0, 2, 1]), margin=0.0)
-    assert at().loss == 0  # of two labels: 1 is nearer than 4
+    anchors, pool = np.float32([[0, 0]]), np.float32([[1, 0], [0.1, 0], [2, 0]])
+    at = partial(triplet_loss, anchors, np.int32([0]), pool, np.int32([0, 2, 1]), margin=0.0)
+    assert float(at().loss) == 0  # of two labels: 1 is nearer than 4
     assert np.isclose(at(labels=3).loss, 0.99)  # of three: .01 is nearer
 
 
 def test_equal_pixels_have_a_finite_gradient():
-    same = jnp.ones((4, 3))
-    labels = jnp.array([0, 1, 0, 1])
-    value, gradient = jax.value_and_grad(lambda x: triplet_loss(x, labels, x, labels).loss)(same)
-    assert np.isclose(value, 0.7) and not gradient.any()
+    same = np.ones((4, 3), np.float32)
+    labels = np.int32([0, 1, 0, 1])
+    value, gradient = jax.jit(jax.value_and_grad(lambda x, of: triplet_loss(x, of, x, of).loss))(same, labels)
+    assert np.isclose(value, 0.7) and not np.asarray(gradient).any()
 
 
 @given(st.integers(0, 10**6))
 def test_the_order_of_the_pool_does_not_matter(seed):
     a, al, p, pl = clip(seed)
     order = np.random.default_rng(seed).permutation(len(p))
-    run = jax.jit(triplet_loss)
-    straight, shuffled = run(a, al, p, pl), run(a, al, p[order], pl[order])
+    run = compiled(hinge="anchor", reduction="mean", labels=2)
+    straight, shuffled = (run(a, al, p[o], pl[o], margin=0.7)[1] for o in (slice(None), order))
     assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(straight, shuffled, strict=True))
 
 
 def test_blocks_change_nothing(monkeypatch):
     a, al, p, pl = clip(3, p=300)
-    whole = nearest_two(a, al, p, pl)
+
+    def found():  # by a function of its own each time, which is traced with the block that there is
+        return jax.jit(lambda *x: nearest_two(*x))(a, al, p, pl)
+
+    whole = found()
     monkeypatch.setattr(module, "BLOCK", 128)
-    parts = nearest_two(a, al, p, pl)
+    parts = found()
     assert all(np.array_equal(x, y) for x, y in zip(whole, parts, strict=True))
 
 
@@ -165,31 +195,31 @@ def test_memory_is_a_block_whatever_the_pool():
 def test_many_clips_at_once_and_compiled():
     clips = [clip(seed, labels=3) for seed in range(4)]
     run = partial(triplet_loss, labels=3)
-    many = jax.jit(jax.vmap(run))(*(jnp.stack(x) for x in zip(*clips, strict=True)))
+    many = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(*map(np.stack, zip(*clips, strict=True))))
     for i, one in enumerate(clips):
         assert all(np.allclose(x[i], y, atol=1e-6) for x, y in zip(many, run(*one), strict=True))
 
 
 def test_finite_differences():
     with jax.enable_x64(True):
-        a, al, p, pl = clip(5, a=6, p=12, d=3)
-        a, p = a.astype(jnp.float64), p.astype(jnp.float64)
-        loss = jax.jit(lambda a, p: triplet_loss(a, al, p, pl, margin=0.5).loss)
-        for k, gradient in enumerate(jax.grad(loss, (0, 1))(a, p)):
+        a, al, p, pl = clip(5)
+        a, p, run = np.float64(a), np.float64(p), partial(compiled(), margin=0.5)
+        for k, gradient in enumerate(run(a, al, p, pl)[2]):
+            assert gradient.dtype == np.float64
             rng = np.random.default_rng(k)
             for _ in range(10):
                 step = rng.normal(size=(a, p)[k].shape) * 1e-6
                 moved = [[a, p], [a, p]]
                 moved[0][k], moved[1][k] = moved[0][k] + step, moved[1][k] - step
-                difference = loss(*moved[0]) - loss(*moved[1])
+                difference = np.subtract(*(run(a, al, p, pl)[0] for a, p in moved))
                 assert np.isclose(difference, 2 * (gradient * step).sum(), rtol=1e-5, atol=1e-12)
 
 
 def test_against_float64_loop_in_float64():
     with jax.enable_x64(True):
         a, al, p, pl = clip(9)
-        a, p = a.astype(jnp.float64), p.astype(jnp.float64)
-        value, (ga, gp) = jax.value_and_grad(lambda a, p: triplet_loss(a, al, p, pl).loss, (0, 1))(a, p)
+        a, p = np.float64(a), np.float64(p)
+        value, _, (ga, gp) = compiled()(a, al, p, pl, margin=0.7)
         expected, xa, xp, _ = by_hand(a, al, p, pl, 0.7, "anchor", "mean", 2)
         assert (
             np.isclose(value, expected, rtol=1e-12)
@@ -226,15 +256,11 @@ def soft_by_hand(anchors, anchor_labels, pool, pool_labels, temperature, weights
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_soft_loss_against_a_loop(weighted, temperature):
-    def loss(a, al, p, pl, weights):
-        found = soft_triplet_loss(a, al, p, pl, temperature=temperature, weights=weights if weighted else None)
-        return found.loss, found
-
-    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     for seed in range(4):
         a, al, p, pl = clip(seed, labels=3)
         weights = np.random.default_rng(seed).random(len(a)).astype("f") if weighted else np.ones(len(a), "f")
-        (value, found), gradient = run(a, al, p, pl, weights)
+        given = {"weights": weights} if weighted else {}
+        value, found, (gradient, _) = compiled(soft_triplet_loss)(a, al, p, pl, temperature=temperature, **given)
         expected, by_anchor, counted = soft_by_hand(a, al, p, pl, temperature, weights)
         assert np.isclose(value, expected, rtol=1e-5) and np.allclose(gradient, by_anchor, atol=2e-5)
         hard = triplet_loss(a, al, p, pl, labels=3)
@@ -243,31 +269,30 @@ def test_soft_loss_against_a_loop(weighted, temperature):
 
 def test_a_cold_soft_loss_is_the_hinge_without_margin():
     a, al, p, pl = clip(2)
-    cold = soft_triplet_loss(a, al, p, pl, temperature=1e-4).loss * 2e-4
-    terms = triplet_loss(a, al, p, pl, margin=0.0, reduction="sum")
-    counts = np.bincount(np.asarray(al), minlength=2)[:2]
-    each = [triplet_loss(a, jnp.where(al == k, al, VOID), p, pl, margin=0.0, reduction="sum").loss for k in (0, 1)]
-    assert np.isclose(sum(each), terms.loss, rtol=1e-5)
+    cold = compiled(soft_triplet_loss)(a, al, p, pl, temperature=1e-4)[0] * 2e-4
+    hinge = partial(compiled(hinge="anchor", reduction="sum", labels=2), margin=0.0)
+    terms = hinge(a, al, p, pl)[0]
+    counts = np.bincount(al, minlength=2)[:2]
+    each = [hinge(a, np.where(al == k, al, VOID), p, pl)[0] for k in (0, 1)]
+    assert np.isclose(sum(each), terms, rtol=1e-5)
     assert np.isclose(cold, (np.array(each) * counts).sum() / counts.sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("empty", ["positives", "negatives", "pool", "anchors", "weights"])
 def test_soft_loss_of_empty_pools(empty):
     a, al, p, pl = clip(0, void=0.0)
-    weights = None
+    given = {}
     if empty == "positives":
-        al, pl = jnp.ones_like(al), jnp.zeros_like(pl)
+        al, pl = np.ones_like(al), np.zeros_like(pl)
     elif empty == "negatives":
-        al, pl = jnp.ones_like(al), jnp.ones_like(pl)
+        al, pl = np.ones_like(al), np.ones_like(pl)
     elif empty == "pool":
-        pl = jnp.full_like(pl, VOID)
+        pl = np.full_like(pl, VOID)
     elif empty == "anchors":
-        al = jnp.full_like(al, VOID)
+        al = np.full_like(al, VOID)
     else:
-        weights = jnp.zeros(len(a))
-    value, gradient = jax.value_and_grad(lambda a, p: soft_triplet_loss(a, al, p, pl, weights=weights).loss, (0, 1))(
-        a, p
-    )
+        given = {"weights": np.zeros(len(a), np.float32)}
+    value, _, gradient = compiled(soft_triplet_loss)(a, al, p, pl, temperature=0.1, **given)
     assert value == 0 and not any(g.any() for g in gradient)
 
 
@@ -280,13 +305,12 @@ def test_soft_loss_of_empty_pools(empty):
 def test_beside_pytorch(hinge, reduction, labels):
     """Values and gradients, the distances from one product and the minima by torch.min, as the reproductions do."""
     torch = pytest.importorskip("torch")
-    options = {"margin": 0.3, "hinge": hinge, "reduction": reduction, "labels": labels}
-    run = jax.jit(jax.value_and_grad(lambda a, p, al, pl: triplet_loss(a, al, p, pl, **options).loss, (0, 1)))
+    run = partial(compiled(hinge=hinge, reduction=reduction, labels=labels), margin=0.3)
     for seed in range(3):
         a, al, p, pl = clip(seed, labels=labels)
-        value, gradient = run(a, p, al, pl)
-        x, y = (torch.tensor(np.asarray(v), requires_grad=True) for v in (a, p))
-        own, other = (torch.tensor(np.asarray(v).astype(np.int64)) for v in (al, pl))
+        value, _, gradient = run(a, al, p, pl)
+        x, y = (torch.tensor(v, requires_grad=True) for v in (a, p))
+        own, other = (torch.tensor(v.astype(np.int64)) for v in (al, pl))
         distance = ((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T).clamp(min=0)
         each = []
         for k in range(labels):

@@ -1,6 +1,6 @@
 """The trunk: counts, grids, strides and dilations of both geometries, the max-pool and the blocks against loops."""
 
-from functools import partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from pmljax.resnet import ResNet, grid_size, max_pool, stage_plan
 
 
-def shapes(depth, **options):
-    return jax.eval_shape(lambda: ResNet(depth, **options).init(jax.random.key(0), jnp.zeros((1, 33, 33, 3))))
+@cache  # tracing a network takes up to two seconds
+def shapes(depth, geometry, width=64, norm="batch"):
+    """Of a network's variables: they are the same for images of any size and, so that one trace serves both, geometry."""
+    image = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
+    return jax.eval_shape(ResNet(depth, width, geometry, norm=norm).init, jax.random.key(0), image)
+
+
+pooled = jax.jit(max_pool, static_argnames="ceil")
 
 
 def count(tree):
@@ -32,22 +38,23 @@ def count(tree):
     ],
 )
 def test_parameter_counts(geometry, depth, conv, affine, norms):
-    variables = shapes(depth, geometry=geometry)
+    variables = shapes(depth, geometry)
     assert count(variables["params"]) == conv + affine
     assert count(variables["batch_stats"]) == affine
     assert len(jax.tree.leaves(variables["batch_stats"])) == 2 * norms
 
 
 def test_width_multiplies_and_names_stay():
-    whole, half = shapes(50)["params"], shapes(50, width=32)["params"]
-    assert jax.tree.structure(whole) == jax.tree.structure(half)
-    assert half["stage3"]["block1"]["conv2"]["kernel"].shape == (3, 3, 128, 128)
+    whole, part = shapes(50, "deeplab")["params"], shapes(50, "deeplab", 8)["params"]
+    assert jax.tree.structure(whole) == jax.tree.structure(part)
+    assert part["stage3"]["block1"]["conv2"]["kernel"].shape == (3, 3, 32, 32)
     assert set(whole) == {"stem", "stage1", "stage2", "stage3", "stage4"}
     assert set(whole["stage1"]) == {"block1", "block2", "block3"}
     assert set(whole["stage1"]["block1"]) == {
         "conv1", "norm1", "conv2", "norm2", "conv3", "norm3", "shortcut", "shortcut_norm",
     }  # fmt: skip
-    assert "shortcut" not in shapes(18)["params"]["stage1"]["block1"]  # torchvision's basic layer1.0 has none
+    basic = shapes(18, "deeplab")["params"]["stage1"]["block1"]
+    assert "shortcut" not in basic  # torchvision's basic layer1.0 has none
 
 
 @given(st.integers(1, 1200))
@@ -67,8 +74,7 @@ def test_grid_sizes_of_record():
 @pytest.mark.parametrize("geometry", ["deeplab", "torchvision"])
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_every_size_mod_8_gives_its_grid(geometry, stride):
-    net = ResNet(10, 8, geometry, stride)
-    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
+    net, variables = ResNet(10, 8, geometry, stride), shapes(10, "deeplab", 8)
     for size in range(33, 33 + max(stride, 8), 2):  # the width is seven more: each remainder on one of the axes
         out = jax.eval_shape(net.apply, variables, jax.ShapeDtypeStruct((1, size, size + 7, 3), jnp.float32))
         expected = (grid_size(size, geometry, stride), grid_size(size + 7, geometry, stride))
@@ -89,8 +95,8 @@ def test_stage_plans():
 @pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_finer_grid_computes_the_same_where_both_have_a_cell(geometry, depth, rng):
     coarse, fine = (ResNet(depth, 8, geometry, stride, trained=trained) for stride, trained in ((8, None), (4, 8)))
-    variables = random(jax.eval_shape(coarse.init, jax.random.key(0), jnp.zeros((1, 39, 47, 3))), rng)
-    image = jnp.asarray(rng.normal(size=(1, 39, 47, 3)), jnp.float32)
+    variables = random(shapes(depth, "deeplab", 8), rng)
+    image = np.float32(rng.normal(size=(1, 39, 47, 3)))
     stages = [jax.jit(net.apply)(variables, image) for net in (coarse, fine)]
     for name in ("stage2", "stage4"):
         a, b = (np.asarray(found[name]) for found in stages)
@@ -106,7 +112,7 @@ def test_max_pool_against_a_loop(size, ceil, rng):
     expected = [
         [x[max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2].max() for j in range(n)] for i in range(n)
     ]
-    assert np.array_equal(max_pool(jnp.array(x)[None, ..., None], ceil)[0, ..., 0], expected)
+    assert np.array_equal(np.asarray(pooled(x[None, ..., None], ceil))[0, ..., 0], expected)
 
 
 def conv(x, kernel, stride=1, dilation=1):
@@ -138,13 +144,13 @@ def random(shapes, rng):
 def test_every_stage_against_plain_numpy(geometry, depth, rng):
     """The whole trunk in float64, convolution by convolution, at a size that is 7 mod 8, weights and statistics random."""
     net = ResNet(depth, 8, geometry)
-    variables = random(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 39, 47, 3))), rng)
+    variables = random(shapes(depth, "deeplab", 8), rng)
     image = rng.normal(size=(39, 47, 3))
-    out = jax.jit(net.apply)(variables, jnp.float32(image)[None])
+    out = jax.tree.map(np.asarray, jax.jit(net.apply)(variables, np.float32(image)[None]))
 
     p, s = (jax.tree.map(np.float64, variables[k]) for k in ("params", "batch_stats"))
     x = np.maximum(norm(conv(image, p["stem"]["conv1"]["kernel"], 2), p["stem"]["norm1"], s["stem"]["norm1"]), 0)
-    x = np.array(max_pool(jnp.array(x, jnp.float32)[None], geometry == "deeplab")[0], np.float64)
+    x = np.array(pooled(np.float32(x)[None], geometry == "deeplab"), np.float64)[0]
     for i, (stride, first, _, rest) in enumerate(stage_plan(geometry, 8)):
         name = f"stage{i + 1}"
         for b, weights in enumerate(p[name].values(), 1):
@@ -171,15 +177,19 @@ def test_every_stage_against_plain_numpy(geometry, depth, rng):
 
 def test_batch_statistics_move_only_in_training(rng):
     net = ResNet(18, 8)
-    x = jnp.array(rng.normal(size=(2, 33, 33, 3)), jnp.float32)
-    variables = random(jax.eval_shape(net.init, jax.random.key(0), x), rng)
-    run = jax.jit(partial(net.apply, mutable=["batch_stats"]), static_argnames="train")
-    still, moved = (run(variables, x, train=train)[1] for train in (False, True))
-    same = jax.tree.map(lambda a, b: bool((a == b).all()), variables["batch_stats"], still["batch_stats"])
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), variables["batch_stats"], moved["batch_stats"])
+    x = np.float32(rng.normal(size=(2, 33, 33, 3)))
+    variables = random(shapes(18, "deeplab", 8), rng)
+
+    def statistics(variables, x, train):  # alone: of the network's outputs nothing has to be compiled
+        return net.apply(variables, x, train=train, mutable=["batch_stats"])[1]["batch_stats"]
+
+    run = jax.jit(statistics, static_argnames="train")
+    still, moved = (jax.tree.map(np.asarray, run(variables, x, train=train)) for train in (False, True))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), variables["batch_stats"], still)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), variables["batch_stats"], moved)
     assert all(jax.tree.leaves(same)) and all(jax.tree.leaves(changed))
 
 
 def test_group_norm_has_no_statistics():
-    variables = shapes(18, width=32, norm="group")
+    variables = shapes(18, "deeplab", 32, "group")
     assert set(variables) == {"params"}

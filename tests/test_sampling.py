@@ -1,5 +1,6 @@
 """Crops against the pictures they come from, the cells' labels against areas, and what is drawn."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -104,7 +105,7 @@ def test_a_frame_read_with_more_pixels_is_shown_as_large():
 
 
 def test_colours_are_turned_about_grey_alike_in_all_frames():
-    plain, config = Augment(crop=30, colour=0.0), Augment(crop=30, colour=0.0, hue=0.6)
+    plain, config = STILL, dataclasses.replace(STILL, hue=0.6)
     turned = 0
     for number in range(12):
         made = clip(number)

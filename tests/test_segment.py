@@ -4,12 +4,13 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from importlib.metadata import version
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from pmljax.ahead import embed_frame
 from pmljax.bilateral import solve
@@ -58,20 +59,28 @@ def blobs(rng, h, w, ids=(3, 9), void=True):
     return labels, frame
 
 
+def embedded(model, frame):
+    return np.asarray(embed(model, frame[None], np.zeros(1, np.float32)))[0]
+
+
+def rows_of(config, embedding, labels, ids, *options, **named):
+    ids = np.array(ids, np.uint8)
+    return jax.tree.map(np.asarray, reference_rows(config, embedding, labels, ids, *options, **named))
+
+
 @pytest.mark.parametrize("size", [(39, 47), (40, 48)])  # 7 mod 8: a row of cells past the image
 def test_reference_rows_by_areas(size, rng):
     labels, frame = blobs(rng, *size)
-    ids = np.array([0, 3, 9, VOID], np.uint8)
-    embedding = embed(COLOR, frame[None], jnp.zeros(1))[0]
-    rows = reference_rows(COLOR.config, embedding, labels, jnp.array(ids), 4, hard=False)
+    embedding, ids = embedded(COLOR, frame), [0, 3, 9, VOID]
+    rows = rows_of(COLOR.config, embedding, labels, ids, 4, hard=False)
     share, valid = rows_by_hand(labels, [0, 3, 9])
     assert np.array_equal(rows.valid, valid) and not valid.all()
     assert np.allclose(rows.share[:, :3], share, atol=1e-5) and not rows.share[:, 3].any()
     y, x = (size[0] + 1) // 8 + 1, (size[1] + 1) // 8 + 1
     assert rows.place.reshape(y, x, 3)[2, 3].tolist() == [4, 2, 3]
     assert np.array_equal(rows.embedding, embedding.reshape(-1, 5))
-    hard = reference_rows(COLOR.config, embedding, labels, jnp.array(ids), hard=True)
-    assert np.array_equal(hard.share.argmax(-1), np.array(rows.share).argmax(-1)) and set(np.unique(hard.share)) == {
+    hard = rows_of(COLOR.config, embedding, labels, ids, hard=True)
+    assert np.array_equal(hard.share.argmax(-1), rows.share.argmax(-1)) and set(np.unique(hard.share)) == {
         0,
         1,
     }
@@ -79,8 +88,7 @@ def test_reference_rows_by_areas(size, rng):
 
 def test_late_rows_are_objects_only(rng):
     labels, frame = blobs(rng, 39, 47, void=False)
-    embedding = embed(COLOR, frame[None], jnp.zeros(1))[0]
-    rows = reference_rows(COLOR.config, embedding, labels, jnp.array([0, 3, 9, VOID], jnp.uint8), late=True)
+    rows = rows_of(COLOR.config, embedded(COLOR, frame), labels, [0, 3, 9, VOID], late=True)
     assert np.array_equal(rows.valid, rows.share[:, 0] == 0) and rows.valid.any() and not rows.valid.all()
 
 
@@ -128,10 +136,14 @@ def test_an_object_within_void_keeps_a_cell(rng):
     assert np.argwhere(labels_of_rows(start(COLOR, frame, labels)) == 6).tolist() == [[1, 6]]
 
 
+@partial(jax.jit, static_argnames="size")
+def grown(shares, ids, size):
+    return grow(shares, ids, *(grow_matrix(c, n) for c, n in zip(shares.shape[:2], size, strict=True)))
+
+
 def test_grow_by_interpolation_at_p_over_8(rng):
     shares = rng.dirichlet(np.ones(3), (6, 7)).astype(np.float32)
-    ids = jnp.array([0, 4, 9], jnp.uint8)
-    found = grow(jnp.array(shares), ids, grow_matrix(6, 39), grow_matrix(7, 50))
+    found = np.asarray(grown(shares, np.uint8([0, 4, 9]), (39, 50)))
     wide = np.zeros((39, 50, 3))
     for y in range(39):
         for x in range(50):
@@ -144,16 +156,13 @@ def test_grow_by_interpolation_at_p_over_8(rng):
             )
     best = np.sort(wide, -1)
     clear = best[..., -1] - best[..., -2] > 1e-5
-    assert clear.mean() > 0.99 and np.array_equal(np.array(found)[clear], np.array([0, 4, 9])[wide.argmax(-1)][clear])
+    assert clear.mean() > 0.99 and np.array_equal(found[clear], np.array([0, 4, 9])[wide.argmax(-1)][clear])
 
 
 def test_equal_shares_take_the_lowest_id():
-    shares = jnp.full((3, 3, 4), 0.25)
-    ids = jnp.array([0, 4, 9, VOID], jnp.uint8)
-    assert not grow(shares, ids, grow_matrix(3, 17), grow_matrix(3, 17)).any()
-    assert (
-        grow(shares * jnp.array([0, 1, 1, 0.0])[None, None], ids, grow_matrix(3, 17), grow_matrix(3, 17)) == 4
-    ).all()
+    shares, ids = np.full((3, 3, 4), 0.25, np.float32), np.uint8([0, 4, 9, VOID])
+    assert not np.asarray(grown(shares, ids, (17, 17))).any()
+    assert (np.asarray(grown(shares * np.float32([0, 1, 1, 0]), ids, (17, 17))) == 4).all()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +175,7 @@ def test_a_frame_step_by_step(preset, rng):
     state = start(COLOR, first, labels, preset=preset)
     result = segment_frame(COLOR, state.references, second, 1, preset=preset)
 
-    query = np.float64(embed(COLOR, second[None], jnp.zeros(1))[0].reshape(-1, 5))
+    query = np.float64(embedded(COLOR, second).reshape(-1, 5))
     r = np.float64(state.references.embedding)[np.array(state.references.valid)]
     share = np.array(state.references.share)[np.array(state.references.valid)]
     if preset.metric == "cosine":
@@ -273,10 +282,10 @@ def test_references_never_grow_and_are_never_overwritten(rng):
     state = start(COLOR, frames[0], labels, masks=2)
     shape = state.references.embedding.shape
     cells = int(state.filled)
-    before = np.array(state.references.embedding[:cells])
+    before = np.array(state.references.embedding)[:cells]
     state, _ = step(COLOR, state, frames[1], labels)
     assert state.references.embedding.shape == shape and shape[0] % 128 == 0
-    assert np.array_equal(before, state.references.embedding[:cells]) and state.filled == 2 * cells
+    assert np.array_equal(before, np.asarray(state.references.embedding)[:cells]) and state.filled == 2 * cells
     with pytest.raises(InputError, match="no room for another mask"):
         for frame in frames[2:]:
             state, _ = step(COLOR, state, frame, labels)
@@ -288,7 +297,8 @@ def test_numbers_reach_the_network(rng):
     labels, frames = stream(rng, 3)
     state = start(model, frames[0], labels, number=10, preset=Preset())
     moved = start(model, frames[0], labels, number=60, preset=Preset())
-    assert np.abs(state.references.embedding - moved.references.embedding).max() > 1e-4
+    a, b = (np.asarray(s.references.embedding) for s in (state, moved))
+    assert np.abs(a - b).max() > 1e-4
     pairs = list(segment(model, [(10, frames[0]), (60, frames[1])], labels, preset=Preset()))
     _, alone = step(model, state, frames[1], number=60)
     assert np.array_equal(pairs[1], alone)
@@ -339,7 +349,9 @@ def test_bad_input_is_named(change, word, rng):
         list(segment(COLOR, frames, labels))
 
 
-def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests(made):
+def test_what_callers_get_wrong_is_named_without_the_checks_of_the_tests(tmp_path):
+    for name in ("00000.png", "00001.png"):
+        Image.new("RGB", (47, 39)).save(tmp_path / name)
     script = """
 import pathlib, sys, numpy as np, PIL.Image, pmljax
 session = pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None)
@@ -364,7 +376,7 @@ assert not session.edits
 print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1).rows.tolist(), pmljax.__version__)
 """
     told = subprocess.run(
-        [sys.executable, "-c", script, made.folder], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert told == [
         "model: found str, expected what pmljax.load(NAME) gives",
@@ -385,22 +397,21 @@ def test_large_frames_are_seen_small(rng):
     labels, frame = blobs(rng, 78, 94, void=False)
     preset = Preset(size=39, k=1, hard=False)
     state = start(COLOR, frame, labels, preset=preset)
-    assert state.references.place[: state.filled].max(0).tolist() == [0, 5, 6]  # the grid of 39 × 47
+    assert np.asarray(state.references.place)[: state.filled].max(0).tolist() == [0, 5, 6]  # the grid of 39 × 47
     _, second = segment(COLOR, [frame] * 2, labels, preset=preset)
     assert second.shape == (78, 94) and (second == labels).mean() > 0.9
     full = start(COLOR, frame, labels, preset=dataclasses.replace(preset, size=None))
-    assert full.references.place[: full.filled].max(0).tolist() == [0, 9, 11]
+    assert np.asarray(full.references.place)[: full.filled].max(0).tolist() == [0, 9, 11]
 
 
 def test_half_pixel_configurations_grow_and_shrink_their_own_way(rng):
     config = ModelConfig("s", 10, 8, norm="group", head=((1, 12),), input_size=(40, 48), half_pixel=True)
     model = network(config)
     labels, frame = blobs(rng, 78, 94, void=False)
-    embedding = embed(model, frame[None], jnp.zeros(1))[0]
-    rows = reference_rows(config, embedding, labels, jnp.array([0, 3, 9, VOID], jnp.uint8))
+    rows = rows_of(config, embedded(model, frame), labels, [0, 3, 9, VOID])
     y, x = ((np.arange(n) + 0.5) * s / n for n, s in ((6, 78), (7, 94)))
     picked = labels[np.ix_(y.astype(int), x.astype(int))]
-    assert np.array_equal(np.array([0, 3, 9])[np.array(rows.share)[:, :3].argmax(-1)].reshape(6, 7), picked)
+    assert np.array_equal(np.array([0, 3, 9])[rows.share[:, :3].argmax(-1)].reshape(6, 7), picked)
 
 
 # What compiling costs
@@ -458,6 +469,14 @@ def test_memory_stays_flat_over_1000_frames():
     assert int(done.stdout) < 6e6, f"{int(done.stdout) / 1e6:.0f} MB more after 1,000 frames"
 
 
+@jax.jit
+def solved_by_parts(frame, shares):
+    """What the solver makes of the votes on a grid, its parts called one after the other."""
+    grid, size = shares.shape[:2], frame.shape[:2]
+    target = apply_axes(*(grow_matrix(c, n) for c, n in zip(grid, size, strict=True)), shares)
+    return solve(frame, target, vote_confidence(target))
+
+
 def test_the_solver_moves_labels_to_the_edges_of_the_image(rng):
     """A slanted edge between two even colours, which cells of 8 pixels cannot follow."""
     y, x = np.mgrid[:90, :123]
@@ -474,31 +493,28 @@ def test_the_solver_moves_labels_to_the_edges_of_the_image(rng):
         wrong[preset.solver is None] = (np.asarray(found.labels) != labels).mean()
     assert wrong[False] < 0.5 * wrong[True]
     # It is what the parts give one after the other.
-    grid = COLOR.config.grid(labels.shape)
-    target = apply_axes(*(grow_matrix(c, n) for c, n in zip(grid, labels.shape, strict=True)), found.shares)
-    expected = solve(jnp.array(frame), target, vote_confidence(target))
+    assert found.shares.shape[:2] == COLOR.config.grid(labels.shape)
+    expected = np.asarray(solved_by_parts(frame, found.shares))
     assert (np.asarray(state.references.ids)[expected.argmax(-1)] == np.asarray(found.labels)).mean() > 0.999
 
 
 def test_what_ties_between_two_objects_is_no_background(rng):
     """Halfway between two cells a hard majority ties, and the solver has no confidence there; nothing is background."""
-    labels = ((np.mgrid[:65, :97] // 8).sum(0) % 2 + 1).astype(np.uint8)
-    frame = rng.integers(0, 256, (65, 97, 3), np.uint8)
+    labels = ((np.mgrid[:90, :123] // 8).sum(0) % 2 + 1).astype(np.uint8)
+    frame = rng.integers(0, 256, (90, 123, 3), np.uint8)
     preset = PRESETS["paper"]
     state = start(COLOR, frame, labels, preset=preset)
     found = segment_frame(COLOR, state.references, frame, preset=preset)
-    a_y, a_x = (grow_matrix(c, n) for c, n in zip(COLOR.config.grid(labels.shape), labels.shape, strict=True))
-    target = apply_axes(a_y, a_x, found.shares)
-    solved = np.asarray(solve(jnp.array(frame), target, vote_confidence(target)))
+    solved = np.asarray(solved_by_parts(frame, found.shares))
     assert (solved <= 0).all(-1).any()  # there are such pixels
     assert set(np.unique(found.labels)) == {1, 2}
 
 
 def test_a_callers_buffer_may_be_filled_again_at_once(rng):
     """A frame of aligned memory is not copied to a CPU's device; labels are computed after `step` has returned."""
-    frames = rng.integers(0, 256, (5, 96, 160, 3), np.uint8)
-    labels = np.zeros((96, 160), np.uint8)
-    labels[20:60, 30:90] = 1
+    frames = rng.integers(0, 256, (5, 39, 47, 3), np.uint8)
+    labels = np.zeros((39, 47), np.uint8)
+    labels[8:25, 10:30] = 1
     expected = list(segment(COLOR, frames, labels))
     memory = np.empty(frames[0].size + 64, np.uint8)
     begin = -memory.ctypes.data % 64

@@ -36,7 +36,7 @@ def test_why_against_a_search_by_hand(session):
     cells, where = session.embedded.cells, (session.grid.seen, session.grid.size)
     for frame, y, x in [(0, 10, 10), (3, 7, 20), (9, 40, 54), (5, 0, 0)]:
         found = why(session, frame, y, x)
-        shares, voters = {}, {}
+        shares, voters, weights = {}, {}, session.neighbours(frame)[2]
         # Linear between the four cells around the pixel.
         for i in range(session.grid.cells[0]):
             for j in range(session.grid.cells[1]):
@@ -48,7 +48,7 @@ def test_why_against_a_search_by_hand(session):
                 query = rows[frame * cells + i * session.grid.cells[1] + j]
                 distances = ((rows[places] - query) ** 2).sum(-1)
                 nearest = np.argsort(distances, kind="stable")[: session.k]
-                votes = session.neighbours(frame)[2][i * session.grid.cells[1] + j]
+                votes = weights[i * session.grid.cells[1] + j]
                 assert (np.diff(votes) <= 0).all() and (votes.min() == votes.max()) == (session.temperature is None)
                 for n, part in zip(nearest, votes[votes > 0] / votes.sum(), strict=True):
                     shares[labels[n]] = shares.get(labels[n], 0) + weight * part
