@@ -26,13 +26,14 @@ from experiments.solver_speed import OBJECTS as CHANNELS
 from pmljax.bilateral import solve
 from pmljax.bilateral_grid import DEFAULT, find_vertices
 from pmljax.config import ModelConfig
+from pmljax.labelling import segment_frame
 from pmljax.memory import SPARSE, cells_kept
 from pmljax.model import Model, abstract, create, embed, with_dtype
 from pmljax.preprocess import preprocess
 from pmljax.presets import Preset, preset_of
 from pmljax.retrieval import nearest, vote
 from pmljax.sampling import Augment, augment, cell_labels, draw_anchors
-from pmljax.segment import segment_frame, start, step
+from pmljax.segment import start, step
 from pmljax.train import TrainConfig, create_state, train_step
 from pmljax.weights import load
 

@@ -252,9 +252,9 @@ def growth(s: Setting) -> Iterator[Row]:
     import jax
     import jax.numpy as jnp
 
+    from pmljax.labelling import segment_frame
     from pmljax.presets import preset_of
     from pmljax.retrieval import nearest
-    from pmljax.segment import segment_frame
 
     grid = (6, 11) if s.quick else (61, 108)
     every = embeddings(4 if s.quick else 101, grid)

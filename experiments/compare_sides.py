@@ -46,10 +46,11 @@ def run_jax(work: Path, rounds: int, k: int) -> dict[str, Any]:
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
 
+    from pmljax.labelling import segment_frame
     from pmljax.loss import triplet_loss
     from pmljax.model import embed, embed_stages
     from pmljax.presets import Preset
-    from pmljax.segment import segment_frame, start
+    from pmljax.segment import start
     from pmljax.weights.bundled import read
 
     model, given = read(work / "model.safetensors"), dict(np.load(work / "inputs.npz"))

@@ -28,13 +28,14 @@ from pmljax.data.video import VideoWriter
 from pmljax.device import keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.labelling import label_embedding
 from pmljax.labels import grow_matrix, palette
 from pmljax.model import Model, embed
 from pmljax.preprocess import apply_axes
 from pmljax.presets import PRESETS
 from pmljax.references import both_axes
 from pmljax.results import read_masks
-from pmljax.segment import label_embedding, start
+from pmljax.segment import start
 from pmljax.terminal import progress, status
 from pmljax.weights import load
 

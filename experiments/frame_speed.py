@@ -22,9 +22,10 @@ import tyro
 from pmljax.data.images import read_image
 from pmljax.device import Device, keep_memory, use_device
 from pmljax.files import write_file
+from pmljax.labelling import label_embedding, segment_frame
 from pmljax.model import at_stride, embed
 from pmljax.presets import preset_of
-from pmljax.segment import label_embedding, segment_frame, start, step
+from pmljax.segment import start, step
 from pmljax.terminal import status
 from pmljax.weights import load
 

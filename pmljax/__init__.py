@@ -15,7 +15,8 @@ from pmljax.loss import triplet_loss
 from pmljax.references import References
 from pmljax.interact import Session
 from pmljax.presets import PRESETS, Preset
-from pmljax.segment import segment, segment_frame, start, step
+from pmljax.labelling import segment_frame
+from pmljax.segment import segment, start, step
 from pmljax.data.sources import open_frames as frames
 from pmljax.labels import read_labels as labels, save_labels
 from pmljax.errors import InputError

@@ -27,12 +27,12 @@ from pmljax.embedded import CHUNK, LENGTH, MEMORY, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
 from pmljax.inputs import PLACED, Edit, checked, pairs, read_edits, to_lines
+from pmljax.labelling import grow
 from pmljax.labels import grow_matrix, shrink_matrix
 from pmljax.marks import Grid, Marks, after, cells_of_mask, holding, left_of, no_marks, region, with_edit
 from pmljax.model import Model
 from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
-from pmljax.segment import grow
 
 KEPT = 448 << 20  # bytes of neighbours: 900 frames of 480p; of longer videos those asked for last
 

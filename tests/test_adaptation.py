@@ -9,11 +9,12 @@ import pytest
 import pmljax
 from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw, within_reach
 from pmljax.errors import InputError
+from pmljax.labelling import segment_frame
 from pmljax.metrics import frame_scores
 from pmljax.presets import Preset
 from pmljax.references import References
 from pmljax.retrieval import Neighbours
-from pmljax.segment import segment, segment_frame, start, step
+from pmljax.segment import segment, start, step
 from pmljax.separation import separating
 
 COLOR = pmljax.create("color")

@@ -45,7 +45,7 @@ ARROWS = {
     "adaptation": {"memory", "references", "retrieval", "separation"},
     "presets": {"adaptation", "bilateral_grid", "config", "retrieval"},
     "ahead": {"model", "presets"},
-    "segment": {
+    "labelling": {
         "adaptation",
         "ahead",
         "bilateral",
@@ -58,6 +58,7 @@ ARROWS = {
         "references",
         "retrieval",
     },
+    "segment": {"adaptation", "ahead", "labelling", "labels", "model", "presets", "references"},
     "inputs": {"labels"},
     "marks": {"inputs", "labels"},
     "embedded": {"config", "model", "weights"},
@@ -72,12 +73,12 @@ ARROWS = {
         "config",
         "embedded",
         "inputs",
+        "labelling",
         "labels",
         "marks",
         "model",
         "presets",
         "references",
-        "segment",
     },
     "weights": {"config", "model", "resnet", "weights"},
     "data": {"data", "labels"},
@@ -129,6 +130,7 @@ ARROWS = {
         "training",
         "weights",
     },
+    "__main__": {"cli"},
 }
 OUTSIDE_OF_KERNELS = {"jax", "flax", "jaxtyping", "numpy"}
 

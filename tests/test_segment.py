@@ -18,12 +18,13 @@ from pmljax.bilateral_grid import BilateralConfig
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
+from pmljax.labelling import grow, label_embedding, segment_frame
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
 from pmljax.model import create, embed
 from pmljax.preprocess import apply_axes
 from pmljax.presets import PRESETS, Preset
 from pmljax.references import reference_rows
-from pmljax.segment import grow, label_embedding, segment, segment_frame, start, step
+from pmljax.segment import segment, start, step
 from tests.filled import network
 
 COLOR = create("color")
