@@ -165,7 +165,7 @@ def test_the_users_rows_are_searched_in_the_metric_that_separates_them(rng):
 
 
 def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
-    y, x, k = 4, 6, 3
+    y, x, k = 12, 20, 3
     r = references(rng, 50, y * x, 2)
     rows = rng.integers(0, 50, (y * x, k))
     distances = np.sort(rng.random((y * x, k)), -1).astype("f")
@@ -174,21 +174,25 @@ def test_the_unanimous_join_with_their_label_and_within_the_bounds(rng):
     found = Neighbours(distances, rows.astype("i"))
     away = rng.random(y * x).astype("f")
     votes = rng.integers(0, 2, (y, x))
-    votes[:, :3] = 0
-    rule = Adaptation(frames=2, rule="unanimous", bound=0.4, drift=0.7, erosion=1)
+    votes[:, :12] = 0
+    rule = Adaptation(frames=2, rule="unanimous", bound=0.4, drift=0.5, erosion=1)
     embedding = rng.normal(size=(y, x, 3)).astype("f")
     after = adapted(r, embedding, Found(found, away), np.eye(2, dtype="f")[votes.ravel()], np.int32(9), rule)
     after = jax.tree.map(np.asarray, after)
     at = 128 + y * x * int(np.argmin(r.place[128 :: y * x][:2, 0]))
-    labels = r.share.argmax(-1)
+    labels, alone = r.share.argmax(-1), np.zeros(4, int)
     for q in range(y * x):
         its = [labels[n] for n in rows[q] if n >= 0]
         around = votes[max(q // x - 1, 0) : q // x + 2, max(q % x - 1, 0) : q % x + 2]
-        joins = len(its) == k and len(set(its)) == 1 and distances[q, 0] <= 0.4 and away[q] <= 0.7
-        joins &= len(np.unique(around)) == 1
+        rules = [len(its) == k and len(set(its)) == 1, distances[q, 0] <= 0.4, away[q] <= 0.5]
+        rules.append(len(np.unique(around)) == 1)
+        joins = all(rules)
         assert bool(after.valid[at + q]) == joins
+        if sum(rules) == 3:
+            alone[rules.index(False)] += 1
         if joins:
             assert after.share[at + q].argmax() == its[0] and list(after.place[at + q]) == [9, q // x, q % x]
+    assert alone.min() > 0  # each rule alone keeps some out
     other = np.r_[0:at, at + y * x : len(labels)]
     assert all(np.array_equal(a[other], b[other]) for a, b in zip(r[:4], after[:4], strict=True))
 
@@ -251,6 +255,26 @@ def test_reach_against_a_loop(rng, radius, index, every):
     expected, anywhere = reach_by_hand(shares, r, (y, x), index, rule)
     assert np.allclose(found, expected, atol=1e-6)
     assert np.allclose(expected, shares, atol=1e-6) == anywhere and (not anywhere or radius == 3 or index > 5)
+
+
+@pytest.mark.parametrize("beyond, somewhere_else", [(6, False), (7, True)])
+def test_as_much_elsewhere_as_it_had_lately_is_a_look_alike(beyond, somewhere_else):
+    """The last frame had three cells of the object, one is left; twice as many out of reach is a look-alike, more is it."""
+    y, x, rule = 5, 9, Adaptation(frames=2, reach=1)
+    label, place = np.zeros(128 + rule.rows(y * x), int), np.zeros((128 + rule.rows(y * x), 3), "i")
+    label[:12] = 1  # the user's mask, of frame 0
+    place[: y * x, 1:] = list(np.ndindex(y, x))
+    for frame in range(2):
+        begin = 128 + frame * y * x
+        label[begin : begin + 3] = 1
+        place[begin : begin + y * x, 0] = 18 + frame
+    ids = np.array([0, 1], np.uint8)
+    r = References(np.zeros((len(label), 3), "f"), np.eye(2, dtype="f")[label], np.arange(len(label)) < 45, place, ids)
+    votes = np.zeros((y, x), int)
+    votes[0, 0] = 1
+    votes.reshape(-1)[-beyond:] = 1
+    found = np.asarray(reached(np.eye(2, dtype="f")[votes.ravel()], r, (y, x), np.int32(20), rule)).argmax(-1)
+    assert found[0] == 1 and found.sum() == 1 + beyond * somewhere_else
 
 
 def twins(t, places):

@@ -190,6 +190,24 @@ def test_what_does_not_join_is_not_remembered():
             assert valid.sum() == kept and (np.asarray(out.place)[where][valid, 1:] @ [x, 1] >= 7).all()
 
 
+@pytest.mark.parametrize("held, takes", [(20, True), (21, False)])
+def test_where_next_to_nothing_is_in_sight_what_is_remembered_stays(held, takes):
+    """Two cells join in the place of `held` of a frame before."""
+    y, x = 4, 6
+    rule = Adaptation(frames=1, memory=1, bound=0.5)
+    r = remembered(np.random.default_rng(0), 50, y * x, 1, 1)
+    row = np.arange(len(r.valid))
+    slot = (row >= 128) & (row < 128 + y * x)
+    place = np.where(slot[:, None], np.array([[5, 0, 0]]), 0).astype("i")
+    r = r._replace(place=place, valid=(row < 50) | (slot & (row < 128 + held)))
+    far = np.where(np.arange(y * x) < 2, np.float32(0.1), np.float32(1))
+    found = Found(Neighbours(far[:, None], np.zeros((y * x, 1), "i")), far)
+    shares = np.tile(np.array([[0.4, 0.6]], "f"), (y * x, 1))
+    out = adapted(r, np.ones((y, x, 3), "f"), found, shares, np.int32(10), rule)
+    frame = np.asarray(out.place)[slot][np.asarray(out.valid)[slot], 0]
+    assert frame.tolist() == ([10] * 2 if takes else [5] * held)
+
+
 def test_a_side_that_was_turned_away_is_known_again():
     """Red, by and by blue, red again for longer than the last frames go back; then it turns its blue side at once."""
     red, blue = np.array([230, 60, 60]), np.array([20, 80, 240])
