@@ -73,12 +73,11 @@ def child_video(video: str, mask: str, model: str, preset: str, device: str, rou
     import resource
 
     from pmljax.data.sources import open_frames
-    from pmljax.device import keep_memory, use_device
+    from pmljax.device import use_device
     from pmljax.presets import preset_of
     from pmljax.results import read_masks, segment_to
     from pmljax.weights import load
 
-    keep_memory()
     use_device(device)  # pyright: ignore
     loaded = load(model)
     frames = open_frames(video)
