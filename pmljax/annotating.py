@@ -32,7 +32,7 @@ class Annotate:
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]
-    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png, webp, …)."""
     out: Path | None = None
     """The folder of the edit log; by default INPUT's name with -edits, here."""
     computing: Annotated[Computing, arg(name="")] = Computing()

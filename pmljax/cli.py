@@ -59,13 +59,16 @@ class Score:
         if not self.results.is_dir():
             raise InputError(f"{self.results}: no such folder; expected results as SEQUENCE/NNNNN.png")
         rows, scores = score(self.davis, self.results, names, year)
-        show(rows if self.json else text_table(rows))  # before a file that cannot be written costs it
-        if tables:
-            write_file(tables, metrics.csv_table(rows).encode())
-        if frames:
-            plain = {n if year == 2017 else n.removesuffix("_1"): v for n, v in scores.items()}
-            lists = {n: {m: v[:, i].tolist() for i, m in enumerate("JF")} for n, v in plain.items()}
-            write_file(frames, json.dumps(lists).encode())
+        # Shown before a file that cannot be written costs it; written even where nobody reads what is shown any more.
+        try:
+            show(rows if self.json else text_table(rows))
+        finally:
+            if tables:
+                write_file(tables, metrics.csv_table(rows).encode())
+            if frames:
+                plain = {n if year == 2017 else n.removesuffix("_1"): v for n, v in scores.items()}
+                lists = {n: {m: v[:, i].tolist() for i, m in enumerate("JF")} for n, v in plain.items()}
+                write_file(frames, json.dumps(lists).encode())
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,14 @@ class Evaluate:
         rate = f", {count / seconds:.1f} frames a second" if count else ""
         text = f"{text_table(rows)}\nmodel {self.computing.model}, {count} frames computed{rate}; in {self.out}"
         result = {"model": self.computing.model, "computed": count, "seconds": seconds, "scores": rows}
-        show(result if self.json else text)
         totals, per_sequence = metrics.official_csv(rows)
         split = self.split.replace("/", "-")  # a list in a folder of its own
-        write_file(self.out / "scores.csv", metrics.csv_table(rows).encode())
-        write_file(self.out / f"global_results-{split}.csv", totals.encode())
-        write_file(self.out / f"per-sequence_results-{split}.csv", per_sequence.encode())
+        try:  # as in `Score`
+            show(result if self.json else text)
+        finally:
+            write_file(self.out / "scores.csv", metrics.csv_table(rows).encode())
+            write_file(self.out / f"global_results-{split}.csv", totals.encode())
+            write_file(self.out / f"per-sequence_results-{split}.csv", per_sequence.encode())
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,10 @@ class ModelConfig:
         if self.stride not in (4, 8, 16):
             raise InputError(f"stride {self.stride}: expected 4, 8 or 16")
         if self.dtype not in ("float32", "bfloat16", "float64"):
-            raise InputError(f"dtype {self.dtype}: expected float32 or bfloat16")
-        if self.trained_stride is not None and not self.stride < self.trained_stride <= 16:
+            raise InputError(f"dtype {self.dtype}: expected float32, bfloat16 or float64")
+        if self.trained_stride is not None and (
+            self.trained_stride not in (8, 16) or self.trained_stride <= self.stride
+        ):
             raise InputError(
                 f"trained stride {self.trained_stride}: expected 8 or 16, and more than stride {self.stride}"
             )

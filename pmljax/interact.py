@@ -50,7 +50,7 @@ class Session:
     size: as in `Preset`, by default that of the network's.  cache: the folder in which embeddings are kept between
     sessions, by default `default_cache()`; None: not at all.  memory: bytes of embeddings that are held; longer videos are
     read from their file.  advance: called after each frame that is embedded.
-    Bad input raises InputError and changes nothing.
+    Inputs that do not fit the video raise InputError and change nothing.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Session:
         memory: int = MEMORY,
         advance: Callable[[], object] = lambda: None,
     ):
+        if not isinstance(model, Model):
+            raise InputError(f"model: found {type(model).__name__}, expected what pmljax.load(NAME) gives")
         if k is None and temperature is not None:
             raise InputError(f"temperature {temperature}: found no k; expected both or neither")
         if k is None:
@@ -272,9 +274,9 @@ class Session:
 
     def votes(self, frame: int) -> tuple[Float[np.ndarray, "y x o"], UInt8[np.ndarray, "o"]]:
         """(the share of each label in the vote of every cell's neighbours, the labels); 255 for columns not in use."""
-        if not 0 <= frame < self.embedded.count:
+        if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.embedded.count:
             raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
-        chunk, f = divmod(frame, CHUNK)
+        chunk, f = divmod(int(frame), CHUNK)
         marked, columns, ids = self._padded()
         answer = self._answer(chunk)
         found = (answer.distances, answer.places, np.int32(f), self._weighing, marked, columns)

@@ -32,8 +32,8 @@ class Preset:
     temperature: float | None = None
     """Of a vote in which a neighbour weighs exp(−distance/temperature). None: all the same."""
     stretch: float = 0.0
-    """By how much more distances to the user's pixels count along what separates the user's labels (`separation`); 0: no
-    more than along all else."""
+    """By how much more distances to the user's pixels, and to those remembered (`memory`), count along what separates the
+    user's labels (`separation`); 0: no more than along all else."""
     adaptation: Adaptation = field(default_factory=Adaptation)
     """Whether pixels of frames already labelled join the references."""
     solver: BilateralConfig | None = None

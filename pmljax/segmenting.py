@@ -29,9 +29,9 @@ class Computing:
     """Precision of the network. Distances are float32 in any case."""
     size: str | None = None
     """Short side of the frames inside; labels come back at full size. A number: smaller ones are enlarged to it, at most
-    twice. `full`: as they are. By default 480; smaller ones are enlarged, but not for `color`."""
+    twice, but never for `color`. `full`: as they are. By default the preset's: 480, of `best` 640; `paper` enlarges none."""
     seed: int = 0
-    """Of the weights of random:NAME."""
+    """Of the weights of random:NAME; of `demo` also of the clip."""
 
     def prepare(self):
         """(model, preset) on the device asked for."""
@@ -62,7 +62,7 @@ class Inference(Computing):
     plain: bool = False
     """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
     best: bool = False
-    """The best measured inference at any speed, instead of the default; frames of 640 lines inside."""
+    """The best on the videos that chose it, at a third of the default's speed; frames of 640 lines inside."""
     paper: bool = False
     """The paper's inference instead of the default: hard majority of five, unanimous pixels join, bilateral solver; small
     frames are not enlarged."""
@@ -98,7 +98,7 @@ class Segment:
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]
-    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png, webp, …)."""
     out: Path
     """The folder to write to."""
     mask: Annotated[list[Path], arg(metavar="MASK [MASK …]")] = field(default_factory=list)
@@ -111,7 +111,7 @@ class Segment:
     scribbles: Path | None = None
     """Instead of a mask: a scribble file of the DAVIS interactive challenge, whose frames are all of INPUT's."""
     edits: Path | None = None
-    """Instead of a mask: the edit log that `pmljax annotate` kept (OUT/edits.jsonl)."""
+    """Instead of a mask: the edit log that `pmljax annotate` kept, such as clip-edits/edits.jsonl."""
     neighbours: int | None = None
     """With --clicks or --scribbles: so many of the nearest marked pixels vote, all the same. By default ten, the nearer the
     more (with `color` one); with --edits as the log says."""
@@ -223,7 +223,7 @@ class Embed:
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]
-    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png)."""
+    """A video (mp4, mov, avi, mkv, webm, gif) or a folder of pictures (jpg, png, webp, …)."""
     computing: Annotated[Computing, arg(name="")] = Computing()
     start: int = 0
     """First frame, counted from 0."""

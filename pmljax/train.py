@@ -47,7 +47,7 @@ class TrainConfig:
     short_side: int = 480
     """Frames with a longer short side are scaled down to it."""
     canvas: tuple[int, int] = (480, 854)
-    """(h, w) in which every frame lies; larger ones are cut."""
+    """(h, w) in which every frame lies; larger ones are cut (scaled down by `resident`)."""
     # The loss
     loss: Literal["triplet", "soft"] = "triplet"
     """triplet: Eq. 1, from drawn anchors. soft: its smooth twin, from every labelled cell of the first frame."""

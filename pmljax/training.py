@@ -152,7 +152,8 @@ class Train:
     --resident. base: a larger one, likewise. paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
     init: Path | None = None
-    """Weights to start from: a .safetensors file or a checkpoint. What fits by name and shape is taken, the rest is said."""
+    """Weights to start from: a .safetensors file, a run, a checkpoint of one, an import. What fits by name and shape is
+    taken, the rest is said."""
     validate: str | None = None
     """A split of --davis to score during training. Never the one that is reported."""
     validate_every: int = 1000

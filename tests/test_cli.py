@@ -701,6 +701,20 @@ def test_evaluate_then_score(root, tmp_path, capsys):
     assert truth == {p: p.read_bytes() for p in (root / "Annotations/480p").rglob("*.png")}
 
 
+def test_what_nobody_reads_is_written_all_the_same(root, tmp_path, monkeypatch):
+    def closed(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "show", closed)
+    out, table, frames = tmp_path / "r", tmp_path / "s.csv", tmp_path / "f.json"
+    with pytest.raises(BrokenPipeError):
+        cli.Evaluate(root, out, computing=cli.Inference("color")).run()
+    assert len(list(out.glob("*.csv"))) == 3
+    with pytest.raises(BrokenPipeError):
+        cli.Score(root, out, csv=table, frames=frames).run()
+    assert table.read_bytes() == (out / "scores.csv").read_bytes() and frames.is_file()
+
+
 def test_score_as_2016(root, tmp_path, capsys):
     for name in ("two", "one"):
         (tmp_path / "r" / name).mkdir(parents=True)

@@ -97,7 +97,6 @@ ARROWS = {
         "runlog",
         "sampling",
         "terminal",
-        "train",
         "validation",
         "weights",
     },
@@ -171,6 +170,7 @@ KERNELS = [
     "memory",
     "bilateral_grid",
     "bilateral",
+    "confidence",
     "loss",
 ]
 

@@ -368,6 +368,8 @@ for call in (
     lambda: pmljax.Session(pmljax.load("color"), pmljax.frames(sys.argv[1]), cache=None, size="full"),
     *(lambda p=p: session.scribble(0, p, label=1) for p in ([(1, 2, 3)], [1, 2], None, "ab")),
     lambda: session.mask(0, None),
+    lambda: pmljax.Session("color", pmljax.frames(sys.argv[1]), cache=None),
+    lambda: session.labels(0.5),
 ):
     try:
         call()
@@ -390,6 +392,8 @@ print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1
         "size full: expected 8 pixels or more, two such numbers, or None",
         *(f"points: found {p}, expected pairs (y, x)" for p in ("[(1, 2, 3)]", "[1, 2]", "None", "ab")),
         "mask on frame 0: found object [], expected integer labels [h, w]",
+        "model: found str, expected what pmljax.load(NAME) gives",
+        "frame 0.5: expected 0…1",
         f"[[0], [1], [2]] {version('pmljax')}",
     ]
 
