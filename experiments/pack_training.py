@@ -64,7 +64,11 @@ def davis_files(root: Path, split: str, every: int, out: Path) -> list[tuple[Pat
 def still_files(root: Path, out: Path) -> list[tuple[Path, Path]]:
     """The same for stills."""
     pictures = {}
-    for listed in sorted((root / "ImageSets/Segmentation").glob("*.txt")):
+    if not (lists := sorted((root / "ImageSets/Segmentation").glob("*.txt"))):
+        raise InputError(
+            f"{root}: found no ImageSets/Segmentation/*.txt; expected pictures with masks, in VOC's layout"
+        )
+    for listed in lists:
         copy(listed, out / "ImageSets/Segmentation")
         for picture, mask in list_stills(root, listed.stem):
             copy(mask, out / "SegmentationObject")

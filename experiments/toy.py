@@ -99,6 +99,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--margin", type=float, default=0.1, help="by how much J must be above that of color")
     args = parser.parse_args()
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed {args.seed}: expected 0…{2**32 - 1}")
     args.out.mkdir(parents=True, exist_ok=True)
     model, seconds = train(args.out, args.steps, args.seed)
     result = {

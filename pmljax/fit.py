@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -37,6 +38,11 @@ from pmljax.train import (
     evaluated,
 )
 from pmljax.weights import checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder go unnoticed
+    fcntl = None
 
 
 class Every(NamedTuple):
@@ -85,34 +91,37 @@ def fit(
     state, devices = create_state(config, variables), jax.local_device_count()
     there = (run / checkpoint.FOLDER).iterdir() if (run / checkpoint.FOLDER).is_dir() else ()
     new = overwrite or not any(p.name.isdecimal() and p.is_dir() for p in there)
-    if new:
-        state, stream = replicate(state), batches(0)
-        with _advice(config):
-            batch = split(next(stream), devices)
-        if seconds is not None:
-            left = seconds + started - time.monotonic()
-            with _advice(config):
-                config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
-        if overwrite and run.is_dir():
-            _clear(run)
-    folder = checkpoint.open_folder(run, every.keep)
-    if new:
-        begin = 0
-        checkpoint.save(folder, 0, config, state, evaluated(config, state))
-    else:
-        begin = folder.latest_step()
-        assert begin is not None
-        before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
-        if seconds is not None:
-            config = dataclasses.replace(config, steps=before["steps"])
-        _same_recipe(run, before, config)
-        state, stream = checkpoint.restore(folder, begin, replicate(state)), batches(begin)
-        with _advice(config):
-            batch = split(next(stream), devices) if begin < config.steps else None
-    first = jax.process_index() == 0
-    log = RunLog(run, dataclasses.asdict(config), begin) if first else None
     with ExitStack() as opened:  # closed whatever stops the run
-        opened.callback(folder.close)
+        if new:
+            state, stream = replicate(state), batches(0)
+            with _advice(config):
+                batch = split(next(stream), devices)
+            if seconds is not None:
+                left = seconds + started - time.monotonic()
+                with _advice(config):
+                    config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
+            opened.callback(_alone(run))
+            if overwrite:
+                _clear(run)
+        else:
+            opened.callback(_alone(run))
+        folder = checkpoint.open_folder(run, every.keep)
+        opened.callback(_closed, folder)
+        if new:
+            begin = 0
+            checkpoint.save(folder, 0, config, state, evaluated(config, state))
+        else:
+            begin = folder.latest_step()
+            assert begin is not None
+            before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
+            if seconds is not None:
+                config = dataclasses.replace(config, steps=before["steps"])
+            _same_recipe(run, before, config)
+            state, stream = checkpoint.restore(folder, begin, replicate(state)), batches(begin)
+            with _advice(config):
+                batch = split(next(stream), devices) if begin < config.steps else None
+        first = jax.process_index() == 0
+        log = RunLog(run, dataclasses.asdict(config), begin, new=new) if first else None
         if log:
             opened.callback(log.close)
         if seconds is not None:
@@ -152,6 +161,11 @@ def fit(
             if done % every.log == 0 or saved:  # a line is of the steps since a checkpoint: the same if stopped there
                 numbers = {k: float(np.mean([m[k] for m in kept])) for k in kept[0]}
                 now = time.monotonic()
+                if not begin and done <= every.log and numbers.get("anchors") == numbers["norm"] == 0:
+                    raise InputError(
+                        f"{run}: found nothing to learn from in the first {done * config.batch} clips ({describe(0)}, …), as no"
+                        " cell has a label; expected masks with an object or two labels in sight"
+                    )
                 numbers["images a second"] = pictures / (now - since)
                 kept, pictures, since = [], 0, now
                 if log:
@@ -159,11 +173,15 @@ def fit(
                 report(done, numbers)
             scores = {}
             if validate and scored:
-                scores = validate(evaluated(config, state), run)
-                if log:
-                    log.write(done, scores)
-                    log.draw(list(scores))
-                report(done, scores)
+                try:
+                    scores = validate(evaluated(config, state), run)
+                except Exception as error:
+                    failure = failure or error  # raised once this step is kept
+                else:
+                    if log:
+                        log.write(done, scores)
+                        log.draw(list(scores))
+                    report(done, scores)
                 since, pictures = time.monotonic(), 0
             if saved:
                 checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
@@ -230,11 +248,33 @@ def _check_ours(run: Path) -> None:
 
 
 def _clear(run: Path) -> None:
-    """Remove what a run of ours (`_check_ours`) left in the folder, and nothing else."""
+    """Remove what a run of ours (`_check_ours`) left in the folder, and nothing else; its log last, which says whose it is."""
     for name in LEFT:
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("log.jsonl", "loss.png"):
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
+    for name in ("loss.png", "log.jsonl"):
         (run / name).unlink(missing_ok=True)
+
+
+def _alone(run: Path) -> Callable[[], None]:
+    """Let no other process of this host train in the folder; InputError where one does. Returns what lets it again."""
+    run.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or jax.process_count() > 1:  # hosts share the folder
+        return lambda: None
+    held = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise InputError(f"{run}: another process trains in it; expected it to have ended, or another --out") from None
+    except OSError:  # a file system that knows no locks
+        pass
+    return lambda: os.close(held)
+
+
+def _closed(folder: Any) -> None:
+    with suppress(Exception):  # what could not be written was said when it was saved
+        folder.close()
 
 
 def _diverged(
@@ -260,6 +300,10 @@ def _advice(config: TrainConfig) -> Iterator[None]:
     """Out of memory as one line that says what to lower."""
     try:
         yield
+    except MemoryError as error:
+        raise InputError(
+            f"this machine has not enough memory ({error}); lower --batch, --crop or --short-side"
+        ) from None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -124,6 +124,8 @@ def read_result(path: str | Path, objects: int = 1) -> UInt8[np.ndarray, "h w"]:
             return pixels if objects > 1 else (pixels > 0).astype(np.uint8)
         # Ids that are only specks look like a smoothed edge; what is no map of ids has 255 beside them, or many greys.
         return _from_grey(pixels, path) if values[-1] == VOID or len(values) > SOFT else pixels
+    if mode == "P" and objects == 1 and set(np.unique(pixels)) == {0, VOID}:
+        return (pixels > 0).astype(np.uint8)
     if mode in "P1":
         return pixels.astype(np.uint8)
     if objects > 1 and _black_and_white(pixels):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,8 +23,12 @@ class RunLog:
     """`RUN/log.jsonl`: a line on the run, then a line every few steps, and one an evaluation. Where tensorboardX is
     installed the same numbers go to `RUN/tensorboard`."""
 
-    def __init__(self, run: Path, config: dict[str, Any], begin: int):
-        """`begin`: the step that the run starts or goes on from: lines after it are of steps that will come again."""
+    def __init__(self, run: Path, config: dict[str, Any], begin: int, *, new: bool = False):
+        """`begin`: the step that the run starts or goes on from: lines after it are of steps that will come again. new: what a
+        run left that lost its checkpoints is not this one's."""
+        if new:
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
+            (run / "log.jsonl").unlink(missing_ok=True)
         self.scores: list[str] = []
         self.path = run / "log.jsonl"
         self.lines = [line for line in read_log(self.path) if line.get("step", -1) <= begin]

@@ -93,6 +93,8 @@ class Augment:
             raise InputError(
                 f"scale {self.scale[0]:g} {self.scale[1]:g}: expected two numbers above 0, the smaller first"
             )
+        if self.place not in ("shared", "each"):
+            raise InputError(f"place {self.place}: expected shared or each")
         for name in ("paste", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected 0…1")

@@ -25,7 +25,7 @@ def score_results(
 ) -> dict[str, np.ndarray]:
     """{"SEQ_k": (J, F) `[t, 2]` of every frame but the first and the last} for `results`/SEQ/NNNNN.png.
 
-    `year` 2016: everything that is not 0 is one object; 2017: objects 1…K of the first frame's annotation, void counted
+    `year` 2016: everything that is not 0 is one object; 2017: the objects of the first frame's annotation, void counted
     as background. `advance` is called after each sequence. Raises InputError for a missing PNG of a frame that counts,
     another size, an id beyond the annotation's, white on black where there are several objects, or none.
     """
@@ -39,17 +39,19 @@ def score_results(
             counted = sequence.counted()
             first = next(iter(sequence.annotations.values()))
             ids = has_ids(first)
-            count = max(object_ids(read_labels(first)), default=0)
-            if not count:
+            objects = object_ids(read_labels(first))
+            if not objects:
                 raise InputError(f"{first}: found no object; expected ids 1…K in the first annotation")
-            count = 1 if year == 2016 else count
+            objects = [1] if year == 2016 else objects  # those that are there: an id left out would score 1
 
-            def one(item: tuple[str, Path], name: str = name, count: int = count, ids: bool = ids) -> np.ndarray:
+            def one(
+                item: tuple[str, Path], name: str = name, objects: list[int] = objects, ids: bool = ids
+            ) -> np.ndarray:
                 truth = read_labels(item[1], ids=ids)
-                return _score_frame(truth, Path(results, name, f"{item[0]}.png"), count, year)
+                return _score_frame(truth, Path(results, name, f"{item[0]}.png"), objects, year)
 
             frames = np.stack(list(pool.map(one, counted)))
-            scores |= {f"{name}_{k + 1}": frames[:, k] for k in range(count)}
+            scores |= {f"{name}_{k}": frames[:, i] for i, k in enumerate(objects)}
             advance()
     return scores
 
@@ -63,8 +65,9 @@ def remarks(root: str | Path, results: str | Path, names: Sequence[str]) -> list
     return [said for said in found if said]
 
 
-def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, count: int, year: int) -> np.ndarray:
-    """(J, F) of each of `count` objects in one frame, `[o, 2]`."""
+def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, objects: list[int], year: int) -> np.ndarray:
+    """(J, F) of each of `objects`, ids ascending, in one frame, `[o, 2]`."""
+    count = objects[-1]
     prediction = read_result(result, count)
     if prediction.shape != truth.shape:
         found, expected = prediction.shape[::-1], truth.shape[::-1]
@@ -80,4 +83,4 @@ def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, count: int, year
         raise InputError(
             f"{result}: found object {prediction.max()}, expected at most {count}, as in the first annotation"
         )
-    return frame_scores(prediction, truth, range(1, count + 1))
+    return frame_scores(prediction, truth, objects)

@@ -65,8 +65,9 @@ def training_bar(what: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
             nonlocal told, total
             shown.update(numbers)
             total = int(shown.get("steps", total))  # of a run whose pace says how many
-            names = ("loss", "rate", "images a second", *SCORES)
-            line = "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
+            names = [n for n in ("loss", "rate", "images a second") if n in shown]
+            names += [n for n in SCORES if n in numbers or (console.is_terminal and n in shown)]  # those of this step
+            line = "  ".join(f"{name} {shown[name]:.3g}" for name in names)
             bar.update(task, total=total, completed=step, numbers=line)
             if not console.is_terminal and (
                 time.monotonic() - told > 30 or step == total or set(SCORES) & numbers.keys()

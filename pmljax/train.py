@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.struct
 import jax
@@ -88,9 +88,19 @@ class TrainConfig:
     def __post_init__(self):
         if not self.model.depth:
             raise InputError(f"model {self.model.name}: has no network to train; expected small, base, paper, …")
+        for name, kind in get_type_hints(TrainConfig).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise InputError(f"{name} {getattr(self, name)}: expected one of {', '.join(get_args(kind))}")
         for name in ("steps", "batch", "accumulate", "anchors"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected 1 or more")
+        for name in ("warmup", "momentum", "decay", "clip", "average"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} {getattr(self, name)}: expected 0 or more")
+        if not self.average < 1:
+            raise InputError(f"average {self.average}: expected less than 1")
+        if not self.temperature > 0:
+            raise InputError(f"temperature {self.temperature}: expected more than 0")
         if self.batch % self.accumulate:
             raise InputError(f"accumulate {self.accumulate}: expected a divisor of batch {self.batch}")
         if self.norm == "synced" and self.accumulate > 1 and self.model.norm == "batch":

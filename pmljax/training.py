@@ -151,7 +151,7 @@ class Train:
     """small: for two CPU cores, from random weights. small-gpu: the same network on a GPU, with pasted objects, which need
     --resident. base: a larger one, likewise. paper: the paper's, as far as it is known."""
     changes: Annotated[Changes, arg(name="")] = Changes()
-    init: Path | None = None
+    init: str | None = None
     """Weights to start from: a .safetensors file, a run, a checkpoint of one, an import. What fits by name and shape is
     taken, the rest is said."""
     validate: str | None = None

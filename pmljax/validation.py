@@ -55,7 +55,7 @@ def score_sequence(
     stream = [frame for frame in sequence.frames().stamped() if frame.name in wanted]
     ids = object_ids(mask[0])
     results = list(segment(model, ((f.number, f.image) for f in stream), mask, preset=preset))
-    with_ids = has_ids(counted[0][1].with_name(f"{wanted[0]}.png"))
+    with_ids = has_ids(sequence.annotations[wanted[0]])
     truths = [_truth(counted[i][1], year, with_ids) for i in chosen]
     scores = np.stack([metrics.frame_scores(r, t, ids) for r, t in zip(results[1:], truths, strict=True)])  # pyright: ignore
     if picture:

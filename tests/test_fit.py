@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -358,6 +359,81 @@ def test_what_diverged_takes_no_checkpoints_place(tmp_path):
     ):
         fit(tmp_path, CONFIG, worse, objective=objective, variables=variables(), every=Every(log=5, save=5))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]
+
+
+def test_where_nothing_can_be_learnt_it_is_said(tmp_path):
+    def nothing(config, variables, batch, key, axis_name):
+        return Outcome(jnp.zeros(len(batch.number)), {"anchors": jnp.float32(0)}, variables["batch_stats"])
+
+    with pytest.raises(InputError, match=r"nothing to learn from in the first 20 clips \(number 0, …\)"):
+        fit(
+            tmp_path,
+            CONFIG,
+            numbers(),
+            objective=nothing,
+            variables=variables(),
+            every=Every(log=5),
+            describe="number {}".format,
+        )
+
+
+def test_a_validation_that_fails_costs_no_step(tmp_path):
+    def validate(model, run):
+        raise ValueError("a mask of another size")
+
+    with pytest.raises(ValueError, match="another size"):
+        train(tmp_path / "run", every=Every(log=5, save=100, validate=7), validate=validate)
+    assert state_bytes(tmp_path / "run", 7)
+    train(tmp_path / "run")
+    train(tmp_path / "whole")
+    assert state_bytes(tmp_path / "run", 30) == state_bytes(tmp_path / "whole", 30)
+
+
+def test_one_process_at_a_time(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    train(tmp_path, dataclasses.replace(CONFIG, steps=5))
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="another process trains in it"):
+        train(tmp_path, overwrite=True)
+    os.close(held)
+    assert (tmp_path / "checkpoints/5").is_dir()
+    train(tmp_path, dataclasses.replace(CONFIG, steps=5))
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(tmp_path, monkeypatch):
+    save = checkpoint.open_folder
+
+    def full(run, keep):
+        folder = save(run, keep)
+        real = folder.save
+        monkeypatch.setattr(folder, "save", lambda step, **k: real(step, **k) if step < 10 else 1 / 0, raising=False)
+        return folder
+
+    monkeypatch.setattr(checkpoint, "open_folder", full)
+    with pytest.raises(
+        InputError, match=r"checkpoint of step 10 cannot be written \(division by zero\); .*same command goes on"
+    ):
+        train(tmp_path / "run")
+    monkeypatch.undo()
+    assert state_bytes(tmp_path / "run", 5)
+
+
+def test_a_run_that_lost_its_checkpoints_begins_its_log_anew(tmp_path):
+    train(tmp_path, dataclasses.replace(CONFIG, steps=5))
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(tmp_path, dataclasses.replace(CONFIG, steps=5, rate=0.01))
+    assert read_log(tmp_path / "log.jsonl")[0]["run"]["config"]["rate"] == 0.01
+
+
+def test_a_host_without_memory_is_one_line(tmp_path):
+    def large(start):
+        raise MemoryError("Unable to allocate 9 TiB")
+        yield
+
+    with pytest.raises(InputError, match=r"not enough memory \(Unable to allocate 9 TiB\); lower --batch"):
+        fit(tmp_path, CONFIG, large, objective=objective, variables=variables())
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_a_run_begins_with_stays_the_callers(tmp_path):

@@ -125,6 +125,10 @@ def test_white_on_black_is_no_id_of_several(tmp_path):
     for image in (Image.fromarray(mask), Image.fromarray(mask).convert("RGB"), Image.fromarray(mask).convert("RGBA")):
         assert np.array_equal(read_result(save(tmp_path, image)), mask // 255)
         assert np.array_equal(read_result(save(tmp_path, image), objects=3), mask)
+    image = Image.fromarray(mask, "P")  # of a palette, too
+    image.putpalette(palette().tobytes())
+    assert np.array_equal(read_result(save(tmp_path, image)), mask // 255)
+    assert np.array_equal(read_result(save(tmp_path, image), objects=3), mask)
     red = np.stack([mask, mask // 2, mask // 4], -1)
     assert np.array_equal(read_result(save(tmp_path, Image.fromarray(red))), mask // 255)
     with pytest.raises(InputError, match="which is no id's"):

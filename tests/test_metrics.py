@@ -152,6 +152,16 @@ def mean(root, year=2017):
     return float(np.mean([s[:, 0].mean() for s in score_results(root, root / "results", ["a"], year).values()]))
 
 
+def test_ids_that_are_left_out_are_no_objects(small_root):
+    """As objects that are nowhere, and that nobody marks, they would score 1."""
+    for path in (small_root / "Annotations/480p/a").iterdir():
+        labels = np.array(Image.open(path))
+        path.write_bytes(encode_labels(np.where(labels == 2, np.uint8(6), labels)))
+    scores = score_results(small_root, small_root / "results", ["a"], 2017)
+    assert list(scores) == ["a_1", "a_6"] and scores["a_1"][0, 0] == 1
+    assert scores["a_6"].max() == 0  # the results call it 2
+
+
 def test_frames_are_those_of_the_annotations(small_root):
     assert mean(small_root) == 0.25
     pictures = small_root / "JPEGImages/480p/a"

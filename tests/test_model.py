@@ -193,6 +193,16 @@ def test_load_by_name(monkeypatch):
             pmljax.load(name)
 
 
+def test_a_folder_with_a_bundled_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert pmljax.load("small").config.name == "small"  # any folder but a run's or an import's
+    bundled.write(tmp_path / "small/model.safetensors", network(TINY), commit="")
+    with pytest.raises(InputError, match=r"model small: found a name of ours, .*expected \./small for the folder"):
+        pmljax.load("small")
+    assert pmljax.load("./small").config == TINY
+
+
 def test_weights_survive_a_file(tmp_path, rng):
     model = network(TINY)
     path = tmp_path / "tiny.safetensors"
@@ -229,6 +239,11 @@ def test_weights_that_are_refused(tmp_path):
         save_file(arrays, path, metadata)
         with pytest.raises(InputError, match=word):
             pmljax.load(path)
+    bad = network(dataclasses.replace(TINY, norm="batch"))
+    bad.variables["batch_stats"]["trunk"]["stem"]["norm1"]["var"] -= 2
+    bundled.write(path, bad)
+    with pytest.raises(InputError, match="stem/norm1/var: found a variance below 0"):
+        pmljax.load(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="no readable weights"):
         pmljax.load(path)

@@ -398,3 +398,20 @@ def test_crops_have_the_size_that_a_network_gives_its_pictures():
     with pytest.raises(InputError, match="crop 321: found a network whose pictures are"):
         TrainConfig(NAMED["bfvos"], Augment(crop=321))
     assert TrainConfig(NAMED["bfvos"], Augment(crop=256)).augment.crop == 256
+
+
+def test_recipes_that_there_are_not():
+    for name, value in [("average", 1.0), ("clip", -1.0), ("momentum", np.nan), ("temperature", 0.0)]:
+        with pytest.raises(InputError, match=f"{name} .*: expected"):
+            TrainConfig(GROUP, **{name: value})
+    # What the types of the tests would refuse by themselves, as it comes to whoever has none of them.
+    for made, name, value in [
+        (SMALL, "optimiser", "adam"),
+        (SMALL, "loss", "contrastive"),
+        (SMALL, "hinge", "both"),
+        (SMALL.augment, "place", "Each"),
+    ]:
+        wrong = dataclasses.replace(made)
+        object.__setattr__(wrong, name, value)
+        with pytest.raises(InputError, match=f"{name} {value}: expected"):
+            wrong.__post_init__()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pmljax.data.frames import Frames
-from pmljax.data.images import frame_number, list_images, natural_key, open_files
+from pmljax.data.images import frame_number, image_size, list_images, natural_key, open_files
 from pmljax.errors import InputError
 
 
@@ -25,11 +25,15 @@ class Sequence(NamedTuple):
         return open_files(self.files[0].parent, self.files)
 
     def scored(self) -> Frames:
-        """The frames; InputError if one that is scored (`counted`) has no annotation or no picture."""
+        """The frames; InputError if one that is scored (`counted`) has no annotation, none of their size, or no picture."""
         frames = self.frames()
         for name, path in self.counted():
             if frames.position(name) is None:
                 raise InputError(f"{path}: found no picture of that name in {frames.path}; expected one")
+            if (size := image_size(path)) != frames.size:
+                raise InputError(
+                    f"{path}: found {size[1]}×{size[0]}, expected {frames.size[1]}×{frames.size[0]}, as the pictures are"
+                )
         return frames
 
     def annotated(self) -> list[tuple[float, Path, Path]]:

@@ -10,7 +10,7 @@ from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.model import Model, create, with_dtype
 from pmljax.weights.bundled import DEFAULT, SHA256, read, released
-from pmljax.weights.checkpoint import read_model
+from pmljax.weights.checkpoint import FOLDER, read_model
 from pmljax.weights.torch import MODEL
 
 
@@ -23,6 +23,11 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
     dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
     """
     text = str(name)
+    if text in ("color", *SHA256) and ((Path(text) / MODEL).is_file() or (Path(text) / FOLDER).is_dir()):
+        raise InputError(
+            f"model {text}: found a name of ours, and a run's or an import's folder of that name here; expected ./{text} for"
+            " the folder, or another name for it"
+        )
     if text == "color":
         model = create("color")
     elif text in SHA256:

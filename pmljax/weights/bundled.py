@@ -86,6 +86,8 @@ def read(path: str | Path) -> Model:
             raise InputError(f"{path}: {name}: found {found}, expected {shape}, as its configuration says")
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{path}: {name}: found NaN or infinity, expected finite weights")
+        if name.endswith("/var") and (arrays[name] < 0).any():
+            raise InputError(f"{path}: {name}: found a variance below 0, expected 0 or more")
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     return Model(jax.device_put(unflatten_dict(arrays, sep="/")), config)  # which compiles nothing
 

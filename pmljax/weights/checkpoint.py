@@ -52,21 +52,29 @@ def _not_of_scores(record: logging.LogRecord) -> bool:
 def save(
     folder: CheckpointManager, step: int, config: Any, state: Any, model: Model, score: float | None = None
 ) -> None:
-    """Save the state after `step` updates. config: the run's dataclass, with the model's in its field `model`."""
+    """Save the state after `step` updates. config: the run's dataclass, with the model's in its field `model`. InputError
+    where it cannot be written."""
     import orbax.checkpoint as ocp
 
     record = {"format": FORMAT, "step": step, "config": dataclasses.asdict(config)}
-    folder.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),  # pyright: ignore
-            model=ocp.args.StandardSave(model.variables),  # pyright: ignore
-            config=ocp.args.JsonSave(record),  # pyright: ignore
-        ),
-        metrics=None if score is None else {"score": score},
-        force=True,
-    )
-    folder.wait_until_finished()
+    try:
+        folder.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),  # pyright: ignore
+                model=ocp.args.StandardSave(model.variables),  # pyright: ignore
+                config=ocp.args.JsonSave(record),  # pyright: ignore
+            ),
+            metrics=None if score is None else {"score": score},
+            force=True,
+        )
+        folder.wait_until_finished()
+    except Exception as error:  # of a full disk tensorstore says so in a ValueError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder.directory}: the checkpoint of step {step} cannot be written ({reason:.200}); expected a folder with"
+            " room and rights; those before it stay, and the same command goes on from the last"
+        ) from None
 
 
 def restore(folder: CheckpointManager, step: int, like: Any) -> Any:

@@ -148,6 +148,8 @@ def to_model(tensors: Mapping[str, np.ndarray], found: Match, key: PRNGKeyArray)
             value = np.asarray(tensors[theirs], np.float32)
         if not np.isfinite(value).all():
             raise InputError(f"{theirs}: found NaN or infinity, expected finite weights: the training diverged, maybe")
+        if ours.endswith("/var") and (value < 0).any():
+            raise InputError(f"{theirs}: found a variance below 0, expected 0 or more")
         new[ours] = jax.device_put(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
     if found.fresh:
         c = found.config
