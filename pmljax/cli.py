@@ -6,7 +6,6 @@ import io
 import json
 import os
 import platform
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -241,8 +240,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
         if sys.argv[1:2] == ["train"]:
             keep_memory()
-            # As schedulers and containers stop it: the processes that read for it end with it, and what they share is freed.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         keep_compiled()
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):

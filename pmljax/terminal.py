@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +78,32 @@ def training_bar(what: str, total: int) -> Iterator[Callable[[int, Mapping[str, 
                 print(f"{what}: step {step} of {total}  {line}", file=sys.stderr, flush=True)
 
         yield report
+
+
+@contextmanager
+def ends_when_told() -> Iterator[Callable[[], None]]:
+    """Within the block SIGTERM ends the command as an exception does, so that the processes that it began end with it and
+    what they share is freed. Gives what is to be called now and then: an exception that a signal raises within a library's
+    callback is lost."""
+    told = False
+
+    def end(*_: object) -> None:
+        nonlocal told
+        told = True
+        sys.exit(128 + signal.SIGTERM)
+
+    def check() -> None:
+        if told:
+            sys.exit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield check
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def note(message: str) -> None:

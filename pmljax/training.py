@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from pmljax.device import Device, use_device
 from pmljax.errors import InputError
-from pmljax.terminal import show, training_bar
+from pmljax.terminal import ends_when_told, show, training_bar
 
 Batches = Callable[[int], Iterator[Any]]
 
@@ -182,6 +182,10 @@ class Train:
     """Print the result as JSON."""
 
     def run(self) -> None:
+        with ends_when_told() as check:
+            self._run(check)
+
+    def _run(self, check: Callable[[], None]) -> None:
         from pmljax.fit import Every, fit
         from pmljax.validation import on_davis
         from pmljax.weights.torch import MODEL
@@ -222,7 +226,12 @@ class Train:
             if not self.clips.davis:
                 raise InputError("--validate: found no --davis; expected the root that has the split")
             validate = on_davis(self.clips.davis, self.validate, year=self.clips.year, frames=self.validate_frames)
-        with training_bar(f"train {config.model.name}", config.steps) as report:
+        with training_bar(f"train {config.model.name}", config.steps) as bar:
+
+            def report(step: int, numbers: Mapping[str, float]) -> None:
+                check()
+                bar(step, numbers)
+
             fit(
                 self.out,
                 config,

@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -183,6 +188,22 @@ def test_processes_read_what_is_resident(root, tmp_path, monkeypatch):
     run = Train(tmp_path, Clips(davis=root), resident=True, workers=3, views=5)
     with pytest.raises(InputError, match="asked for 3 processes and 5 views"):
         run.run()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_leaves_no_process(root, tmp_path):
+    """SIGTERM, as `timeout`, schedulers and containers send it."""
+    command = [sys.executable, "-m", "pmljax", "train", "--davis", str(root), "--workers", "2", "--out", str(tmp_path)]
+    command += ["--steps", "500", "--crop", "33", "--batch", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("checkpoints/0")):
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # whoever is left has a moment to end
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,14 @@ def save(
     import orbax.checkpoint as ocp
 
     record = {"format": FORMAT, "step": step, "config": dataclasses.asdict(config)}
+    stands = "those before it stay, and the same command goes on from the last"
+    needed = sum(np.dtype(x.dtype).itemsize * x.size for x in jax.tree.leaves((state, model.variables)))
+    # Asked first: once it is writing, tensorstore tells of each array by a traceback of its own.
+    if (free := shutil.disk_usage(folder.directory).free) < needed:
+        raise InputError(
+            f"{folder.directory}: found room for {free / 2**20:.0f} MiB, the checkpoint of step {step} needs"
+            f" {needed / 2**20:.0f}; {stands}"
+        )
     try:
         folder.save(
             step,
@@ -73,7 +82,7 @@ def save(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{folder.directory}: the checkpoint of step {step} cannot be written ({reason:.200}); expected a folder with"
-            " room and rights; those before it stay, and the same command goes on from the last"
+            f" room and rights; {stands}"
         ) from None
 
 
