@@ -100,11 +100,9 @@ def fit(
                 left = seconds + started - time.monotonic()
                 with _advice(config):
                     config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
-            opened.callback(_alone(run))
-            if overwrite:
-                _clear(run)
-        else:
-            opened.callback(_alone(run))
+        opened.callback(_alone(run))
+        if overwrite:
+            _clear(run)
         folder = checkpoint.open_folder(run, every.keep)
         opened.callback(_closed, folder)
         if new:
