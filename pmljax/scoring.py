@@ -67,8 +67,8 @@ def remarks(root: str | Path, results: str | Path, names: Sequence[str]) -> list
 
 def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, objects: list[int], year: int) -> np.ndarray:
     """(J, F) of each of `objects`, ids ascending, in one frame, `[o, 2]`."""
-    count = objects[-1]
-    prediction = read_result(result, count)
+    largest = objects[-1]
+    prediction = read_result(result, largest)
     if prediction.shape != truth.shape:
         found, expected = prediction.shape[::-1], truth.shape[::-1]
         raise InputError(
@@ -77,10 +77,10 @@ def _score_frame(truth: UInt8[np.ndarray, "h w"], result: Path, objects: list[in
     truth = np.where(truth == VOID, 0, truth)
     if year == 2016:
         truth, prediction = (truth > 0).astype(np.uint8), (prediction > 0).astype(np.uint8)
-    elif count > 1 and prediction.max() == VOID:
-        raise InputError(f"{result}: found 255, expected ids 1…{count}; --year 2016 scores all objects as one")
-    elif prediction.max() > count:
+    elif largest > 1 and prediction.max() == VOID:
+        raise InputError(f"{result}: found 255, expected ids 1…{largest}; --year 2016 scores all objects as one")
+    elif prediction.max() > largest:
         raise InputError(
-            f"{result}: found object {prediction.max()}, expected at most {count}, as in the first annotation"
+            f"{result}: found object {prediction.max()}, expected at most {largest}, as in the first annotation"
         )
     return frame_scores(prediction, truth, objects)
