@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from pmljax.data.batches import LENGTH, check_share
 from pmljax.data.clip_sources import RawClip, ReelSource, SyntheticSource, scale_down
+from pmljax.data.readers import end_with_parent
 from pmljax.device import free_memory
 from pmljax.errors import InputError
 from pmljax.labels import VOID
@@ -69,7 +70,7 @@ def hold(
         if workers:
             # Spawned: a fork of a process in which JAX has begun can hang.
             context = multiprocessing.get_context("spawn")
-            processes = opened.enter_context(ProcessPoolExecutor(workers, context))
+            processes = opened.enter_context(ProcessPoolExecutor(workers, context, initializer=end_with_parent))
         # What lies in memory already need not travel there and back.
         pools = [threads if isinstance(r.source, SyntheticSource) else processes for r in readers]
         stores = tuple(_store(list(pool.map(r, range(r.source.reels)))) for pool, r in zip(pools, readers, strict=True))

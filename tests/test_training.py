@@ -191,15 +191,18 @@ def test_processes_read_what_is_resident(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_end_leaves_no_process(root, tmp_path):
-    """SIGTERM, as `timeout`, schedulers and containers send it."""
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)], ids=["told", "killed"]
+)
+def test_a_run_that_ends_leaves_no_process(root, tmp_path, how, code):
+    """SIGTERM, as `timeout`, schedulers and containers send it; SIGKILL, of which the readers are not told."""
     command = [sys.executable, "-m", "pmljax", "train", "--davis", str(root), "--workers", "2", "--out", str(tmp_path)]
     command += ["--steps", "500", "--crop", "33", "--batch", "2"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         while process.poll() is None and not list(tmp_path.glob("checkpoints/0")):
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        process.send_signal(how)
+        assert process.wait(60) == code
     with pytest.raises(ProcessLookupError):
         for _ in range(100):  # whoever is left has a moment to end
             os.killpg(process.pid, 0)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from pmljax.data.clip_sources import Source
+from pmljax.data.readers import end_with_parent
 from pmljax.errors import InputError
 from pmljax.labels import VOID
 
@@ -117,6 +118,10 @@ class _Share:
 
     def __init__(self, clips: Clips, batch: int, start: int, host: int, hosts: int):
         self.clips, self.batch, self.start, self.host, self.local = clips, batch, start, host, batch // hosts
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        end_with_parent()  # this is a copy in a process that reads
 
     def __len__(self) -> int:
         return (len(self.clips) // self.batch - self.start) * self.local
