@@ -178,6 +178,7 @@ class Pretrain:
                 every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
                 validate=validate,
                 score="mean IoU",
+                scores_of=f"{held_out.name}, {self.validate_pictures} pictures" if held_out else "",
                 describe=stream.describe,
                 overwrite=self.overwrite,
                 report=report,

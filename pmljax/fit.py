@@ -68,6 +68,7 @@ def fit(
     every: Every = DEFAULT,
     validate: Callable[[Model, Path], dict[str, float]] | None = None,
     score: str = "J&F",
+    scores_of: str = "",
     describe: Callable[[int], str] = str,
     overwrite: bool = False,
     seconds: float | None = None,
@@ -78,7 +79,8 @@ def fit(
     batches(n): this host's batches `[b, …]` from the n-th on, without end; their field `frames` is `[b, t, h, w, 3]`, or
     `[b, h, w, 3]` of single pictures. The n-th holds the clips n·batch and following.
     variables: to start from in place of random ones.  validate(model, run): scores, and whatever pictures it writes;
-    score: the one by which the best checkpoint is kept.  describe: a clip's number in words.
+    score: the one by which the best checkpoint is kept.  scores_of: what they are of, in words, which a run that goes on
+    has to keep to, so that they compare.  describe: a clip's number in words.
     seconds: the steps are as many as there is time for from now on, by the pace of the first few, and config's are none of
     its concern; a run that goes on keeps the number that it has.  report: called with the numbers of every line of the log.
     Raises InputError where the folder holds another recipe's run, or what no run of ours wrote, and where the loss is no longer
@@ -107,11 +109,18 @@ def fit(
         opened.callback(_closed, folder)
         if new:
             begin = 0
-            checkpoint.save(folder, 0, config, state, evaluated(config, state))
+            checkpoint.save(folder, 0, config, state, evaluated(config, state), scored=scores_of)
         else:
             begin = folder.latest_step()
             assert begin is not None
-            before = checkpoint.read_record(Path(folder.directory) / str(begin))["config"]
+            record = checkpoint.read_record(Path(folder.directory) / str(begin))
+            before, measured = record["config"], record.get("scored") or scores_of
+            if validate and measured != scores_of:
+                raise InputError(
+                    f"{run}: found scores of {measured}, not of {scores_of}: which checkpoint is the best could not be told;"
+                    " expected the same, another --out, or --overwrite"
+                )
+            scores_of = measured
             if seconds is not None:
                 config = dataclasses.replace(config, steps=before["steps"])
             _same_recipe(run, before, config)
@@ -150,7 +159,7 @@ def fit(
                 if np.isfinite(metrics["each"]).any() and not np.isfinite(metrics["each"]).all():
                     state = dataclasses.replace(state, step=state.step - 1)
                     if folder.latest_step() != n:
-                        checkpoint.save(folder, n, config, state, evaluated(config, state))
+                        checkpoint.save(folder, n, config, state, evaluated(config, state), scored=scores_of)
                 kept_at = run / checkpoint.FOLDER / str(folder.latest_step())
                 raise InputError(_diverged(run, n, kept_at, config, metrics, describe))
             kept.append({k: float(v) for k, v in metrics.items() if k != "each"})
@@ -182,7 +191,7 @@ def fit(
                     report(done, scores)
                 since, pictures = time.monotonic(), 0
             if saved:
-                checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score))
+                checkpoint.save(folder, done, config, state, evaluated(config, state), scores.get(score), scores_of)
             if failure:
                 raise failure
         if log:

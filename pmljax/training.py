@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,81 +15,10 @@ from tyro.conf import arg
 
 from pmljax.device import Device, use_device
 from pmljax.errors import InputError
+from pmljax.sources import Clips, check_together
 from pmljax.terminal import ends_when_told, show, training_bar
 
 Batches = Callable[[int], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Clips:
-    """What the clips are made of. Several sources are mixed."""
-
-    davis: Path | None = None
-    """A DAVIS root: its sequences' own frames, three of one sequence a clip."""
-    split: str = "train"
-    """Of the DAVIS root: the list of sequences, ImageSets/YEAR/SPLIT.txt."""
-    year: int | None = None
-    """Of that list, by default the year that has it. 2016: all objects of a frame are one."""
-    youtube_vos: Path | None = None
-    """A split's folder of YouTube-VOS (…/train)."""
-    stills: Path | None = None
-    """A VOC-layout folder (JPEGImages, SegmentationObject, ImageSets): each picture made into a clip by moving it."""
-    stills_split: str = "train"
-    """Of the stills: the list of pictures, ImageSets/Segmentation/SPLIT.txt."""
-    tfds: Path | None = None
-    """A folder in which the TFDS set davis/480p was prepared (experiments/prepare_tfds.py)."""
-    synthetic: bool = False
-    """Made clips, which need no data."""
-    synthetic_clips: int = 64
-    """How many of these are made, when training begins."""
-    weights: tuple[float, ...] = ()
-    """How often each source is drawn, in the order davis, youtube-vos, stills, tfds, synthetic of those given; equally by
-    default."""
-
-    def sources(self, seed: int) -> tuple[list[Any], list[float], str]:
-        """(sources, weights, what they are in words)."""
-        from pmljax.data import clip_sources, davis, youtube_vos
-        from pmljax.data.stills import StillSource
-        from pmljax.data.tfds import tfds_source
-
-        found: list[tuple[str, Any]] = []
-        cache = clip_sources.Cache()
-        if self.davis:
-            year, names = davis.find_split(self.davis, self.split, self.year)
-            sequences = [davis.open_sequence(self.davis, name) for name in names]
-            source = clip_sources.VideoSource(sequences, "davis", cache, merge=year == 2016)
-            told = clip_sources.fingerprint(path for s in sequences for path in (*s.files, *s.annotations.values()))
-            found.append((f"davis {year} {self.split} ({len(names)}, {told})", source))
-        if self.youtube_vos:
-            names = youtube_vos.list_videos(self.youtube_vos)
-            videos = [youtube_vos.open_video(self.youtube_vos, name) for name in names]
-            kept, short = clip_sources.long_enough(videos)
-            told = clip_sources.fingerprint(path for s in kept for path in (*s.files, *s.annotations.values()))
-            words = f"youtube-vos ({len(kept)}, {told}, {short} with fewer than 3 annotated frames left out)"
-            found.append((words, clip_sources.VideoSource(kept, "youtube-vos", cache)))
-        if self.stills:
-            # Of pictures with background, half with all their parts as one object: parts, or the whole.
-            stills = StillSource(self.stills, self.stills_split, merge=0.5, cache=cache)
-            told = clip_sources.fingerprint(path for pair in stills.pairs for path in pair)
-            found.append((f"stills {self.stills_split} ({len(stills.pairs)}, {told})", stills))
-        if self.tfds:
-            found.append(("tfds davis/480p train", tfds_source(self.tfds, "train", cache=cache)))
-        if self.synthetic:
-            if self.synthetic_clips < 1:
-                raise InputError(f"--synthetic-clips {self.synthetic_clips}: expected 1 or more")
-            words = "synthetic" if self.synthetic_clips == 64 else f"synthetic ({self.synthetic_clips})"
-            found.append((words, clip_sources.SyntheticSource(seed, self.synthetic_clips)))
-        if not found:
-            raise InputError(
-                "found no source of clips; expected --davis, --youtube-vos, --stills, --tfds or --synthetic"
-            )
-        weights = list(self.weights) or [1.0] * len(found)
-        if len(weights) != len(found) or not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
-            raise InputError(
-                f"--weights {' '.join(map(str, weights))}: expected {len(found)} numbers, one a source given"
-            )
-        words = ", ".join(f"{name} × {weight:g}" for (name, _), weight in zip(found, weights, strict=True))
-        return [source for _, source in found], weights, words
 
 
 @dataclass(frozen=True)
@@ -146,7 +75,7 @@ class Train:
 
     out: Path
     """The folder to write to."""
-    clips: Annotated[Clips, arg(name="")] = Clips()
+    clips: Annotated[Clips, arg(name="")] = field(default_factory=Clips)
     recipe: str = "small"
     """small: for two CPU cores, from random weights. small-gpu: the same network on a GPU, with pasted objects, which need
     --resident. base: a larger one, likewise. paper: the paper's, as far as it is known."""
@@ -199,6 +128,7 @@ class Train:
             raise InputError(f"--seed {self.changes.seed}: expected 0…{2**32 - 1}")
         if self.changes.short_side is not None and self.changes.short_side < 8:
             raise InputError(f"--short-side {self.changes.short_side}: expected 8 or more")
+        check_together(self, {"validate_every": "validate", "validate_frames": "validate", "views": "resident"})
         use_device(self.device)
         sources, weights, words = self.clips.sources(self.changes.seed)
         if self.resident:
@@ -239,6 +169,7 @@ class Train:
                 variables=variables,
                 every=Every(save=self.save_every, validate=self.validate_every if validate else 0),
                 validate=validate,
+                scores_of=f"--validate {self.validate} --validate-frames {self.validate_frames}" if validate else "",
                 describe=describe,
                 overwrite=self.overwrite,
                 seconds=None if self.minutes is None else 60 * self.minutes + begin - time.monotonic(),
@@ -318,10 +249,20 @@ class Train:
         }
         if "short_side" in changed:  # the canvas keeps its shape
             changed["canvas"] = tuple(round(n * changed["short_side"] / config.short_side) for n in config.canvas)
+        seen = dataclasses.replace(config.model, **model)
+        if self.changes.time and seen.position != "yxt":
+            raise InputError(
+                f"--time {self.changes.time:g}: found position {seen.position}, which has no time; expected yxt"
+            )
+        if self.changes.norm and seen.norm != "batch":
+            raise InputError(
+                f"--norm {self.changes.norm}: found {seen.norm} normalisation in recipe {self.recipe}, which is trained as"
+                " it is; expected a recipe with batch normalisation, such as paper"
+            )
         return dataclasses.replace(
             config,
             **changed,
-            model=dataclasses.replace(config.model, **model),
+            model=seen,
             augment=dataclasses.replace(config.augment, **augment),
             data=words,
         )
@@ -336,9 +277,12 @@ class Train:
         from pmljax.weights.bundled import fingerprint
         from pmljax.weights.carry import carry_over, check_sight
 
-        given = load(self.init)
-        check_sight(given.config, config.model, f"--init {self.init}", self.recipe)
-        variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
+        given, where = load(self.init), f"--init {self.init}"
+        check_sight(given.config, config.model, where, self.recipe)
+        try:
+            variables, report = carry_over(given.variables, config.model, jax.random.key(config.seed))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         print(report.text(), file=sys.stderr)  # standard output is the result's
         return variables, fingerprint(given)
 

@@ -321,9 +321,11 @@ def test_a_broken_frame_in_the_middle_keeps_what_was_finished(segment, made, tmp
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*(f"{i:05d}.png" for i in range(5)), "run.json"]
 
 
-def test_usage_errors_and_help(capsys):
+def test_usage_errors_and_help(capsys, monkeypatch):
     for args in (["segment"], ["fly"], ["score", "--davis"]):
         assert run(*args, capsys=capsys)[0] == 2
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "is taken, the rest is said." in run("train", "--help", capsys=capsys)[1]  # not where its docstring breaks
     status, out, _ = run("segment", "--help", capsys=capsys)
     assert status == 0 and "--mask" in out and "first frame" in out.lower()
 

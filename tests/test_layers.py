@@ -88,6 +88,7 @@ ARROWS = {
     "results": {"data", "inputs", "interact", "labels", "model", "presets", "segment", "weights"},
     "demo": {"data", "labels", "metrics"},
     "terminal": {"metrics"},
+    "sources": {"data"},
     "training": {
         "data",
         "device",
@@ -96,6 +97,7 @@ ARROWS = {
         "resident",
         "runlog",
         "sampling",
+        "sources",
         "terminal",
         "validation",
         "weights",

@@ -24,8 +24,9 @@ from pmljax.model import abstract
 from pmljax.presets import PRESETS
 from pmljax.recipes import RECIPES, recipe
 from pmljax.sampling import Augment
+from pmljax.sources import Clips
 from pmljax.train import TrainConfig
-from pmljax.training import Changes, Clips, Train
+from pmljax.training import Changes, Train
 from pmljax.validation import on_davis, score_sequence
 from pmljax.weights import load
 
@@ -77,6 +78,11 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == result
     assert main([*command, "--rate", "0.1"]) == 2
     assert "begun with another rate" in capsys.readouterr().err
+    assert main([*command, "--validate-frames", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "scores of --validate dev --validate-frames 2, not of --validate dev --validate-frames 1" in error
+    assert main([*command[:-8], "--position", "yx"]) == 0  # without a validation
+    capsys.readouterr()
     out = tmp_path / "out"
     assert main(["segment", str(made.folder), "--mask", str(made.mask), "--out", str(out), "--model", str(run)]) == 0
     # From its weights another run can start; what is taken is said.
@@ -127,6 +133,14 @@ def test_a_run_from_a_folder(root, made, tmp_path, monkeypatch, capsys):
         (["--davis", "ROOT", "--scale", "2", "0.5"], "scale 2 0.5: expected two numbers above 0"),
         (["--davis", "ROOT", "--minutes", "1", "--steps", "5"], "--minutes 1.0 --steps 5: expected one of them"),
         (["--davis", "ROOT", "--resident", "--views", "2"], "views 2: expected at least the 3 frames"),
+        (["--davis", "ROOT", "--views", "4"], "--views 4: found no --resident; expected both"),
+        (["--davis", "ROOT", "--validate-every", "50"], "--validate-every 50: found no --validate; expected both"),
+        (["--davis", "ROOT", "--stills-split", "val"], "--stills-split val: found no --stills; expected both"),
+        (["--synthetic", "--split", "fit"], "--split fit: found no --davis; expected both"),
+        (["--davis", "ROOT", "--synthetic-clips", "8"], "--synthetic-clips 8: found no --synthetic; expected both"),
+        (["--davis", "ROOT", "--time", "9"], "--time 9: found position none, which has no time; expected yxt"),
+        (["--davis", "ROOT", "--norm", "synced"], "--norm synced: found group normalisation in recipe small"),
+        (["--davis", "ROOT", "--init", "random:color"], "--init random:color: found a network without weights"),
     ],
 )
 def test_bad_input(more, word, root, tmp_path, capsys):

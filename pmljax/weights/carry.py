@@ -68,9 +68,8 @@ def carry_into(fresh: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[s
     given: dict[str, Any] = flatten_dict(variables, sep="/")  # pyright: ignore
     taken = [name for name in new if name in given and given[name].shape == new[name].shape]
     if not taken:
-        raise InputError(
-            f"found no weight that fits ({', '.join(list(given)[:3])}, …); expected those of the same trunk"
-        )
+        there = f"no weight that fits ({', '.join(list(given)[:3])}, …)" if given else "a network without weights"
+        raise InputError(f"found {there}; expected those of the same trunk")
     kept = set(taken)
     for name in taken:
         # By way of NumPy: buffers of its own, on no device in particular.

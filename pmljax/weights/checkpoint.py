@@ -51,13 +51,19 @@ def _not_of_scores(record: logging.LogRecord) -> bool:
 
 
 def save(
-    folder: CheckpointManager, step: int, config: Any, state: Any, model: Model, score: float | None = None
+    folder: CheckpointManager,
+    step: int,
+    config: Any,
+    state: Any,
+    model: Model,
+    score: float | None = None,
+    scored: str = "",
 ) -> None:
-    """Save the state after `step` updates. config: the run's dataclass, with the model's in its field `model`. InputError
-    where it cannot be written."""
+    """Save the state after `step` updates. config: the run's dataclass, with the model's in its field `model`. scored: what
+    the run's scores are of, in words. InputError where it cannot be written."""
     import orbax.checkpoint as ocp
 
-    record = {"format": FORMAT, "step": step, "config": dataclasses.asdict(config)}
+    record = {"format": FORMAT, "step": step, "config": dataclasses.asdict(config), "scored": scored}
     stands = "those before it stay, and the same command goes on from the last"
     needed = sum(np.dtype(x.dtype).itemsize * x.size for x in jax.tree.leaves((state, model.variables)))
     # Asked first: once it is writing, tensorstore tells of each array by a traceback of its own.
@@ -95,7 +101,7 @@ def restore(folder: CheckpointManager, step: int, like: Any) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The JSON of one checkpoint (`…/STEP`): {"format", "step", "config"}."""
+    """The JSON of one checkpoint (`…/STEP`): {"format", "step", "config", "scored"}; the last is younger than the format."""
     import orbax.checkpoint as ocp
 
     record = _read(path, "config", ocp.args.JsonRestore())  # pyright: ignore
