@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from pmljax.errors import InputError
 from pmljax.files import asked_file
-from pmljax.terminal import show
+from pmljax.terminal import note, show
 from pmljax.weights.layouts import LAYOUTS, LayoutName
 from pmljax.weights.torch import MODEL
 
@@ -59,7 +59,7 @@ class ImportTorch:
         if self.out.is_dir() and any(self.out.iterdir()) and not (self.overwrite and ours):
             hint = " (--overwrite writes over an import)" if ours else ""
             raise InputError(f"{self.out}: found a folder that is not empty, expected an empty or a new one{hint}")
-        tensors = read_tensors(self.file)
+        tensors = read_tensors(self.file, note)
         try:
             found = match(tensors, self.layout)
             if found.refusal():

@@ -297,6 +297,10 @@ def spoil(kind):
     if kind in ("nan", "inf"):
         tensors[name][1, 2, 0, 0] = float(kind)
         return tensors, [f"{name}: found NaN or infinity, expected finite weights"]
+    if kind == "too large":
+        tensors[name] = tensors[name].astype(np.float64)
+        tensors[name][1, 2, 0, 0] = 1e300
+        return tensors, [f"{name}: found numbers that float32 does not hold, expected finite weights"]
     if kind == "integers":
         tensors[name] = tensors[name].astype(np.int64)
         return tensors, [f"{name}: found int64, expected floating point"]
@@ -316,7 +320,7 @@ def spoil(kind):
 KINDS = ["missing", "renamed", "shape", "stem's shape", "nan", "inf", "integers", "head of another", "a second head"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "fewer blocks", "foreign"])
+@pytest.mark.parametrize("kind", [*KINDS, "too large", "fewer blocks", "foreign"])
 def test_what_does_not_fit_is_refused_in_one_line(kind, tmp_path, capsys):
     tensors, words = spoil(kind)
     path, out = tmp_path / "bad.safetensors", tmp_path / "out"
@@ -380,6 +384,9 @@ def test_folders_that_are_not_empty(tmp_path, capsys):
     status, _, err = run(*args, tmp_path / "a", capsys=capsys)
     assert status == 2 and "--overwrite" in err
     assert run(*args, tmp_path / "a", "--overwrite", capsys=capsys)[0] == 0
+    (tmp_path / "a/rest.safetensors").unlink()
+    status, _, err = run("export-torch", tmp_path / "a", "--layout", "isht7", "--out", tmp_path / "b", capsys=capsys)
+    assert status == 2 and "a/rest.safetensors: no such file" in err and err.count("\n") == 1
 
 
 def test_an_import_that_fails_leaves_the_one_before(tmp_path, capsys, monkeypatch):
@@ -490,6 +497,10 @@ def test_pth_with_pytorch(torch, legacy, tmp_path, capsys):
     ):  # under whatever name; one in another
         torch.save(inner, path, _use_new_zipfile_serialization=not legacy)
         assert same(read_tensors(path), tensors)
+    ema = {k: x + 1 for k, x in wrapped["state_dict"].items()}
+    torch.save({"ema": ema, "model": wrapped["state_dict"]}, path, _use_new_zipfile_serialization=not legacy)
+    told: list[str] = []
+    assert same(read_tensors(path, told.append), tensors) and told == [f"{path}: model is taken; not looked at: ema"]
 
 
 def test_what_pytorch_warns_of_is_one_line(torch, tmp_path):

@@ -147,7 +147,9 @@ def to_model(tensors: Mapping[str, np.ndarray], found: Match, key: PRNGKeyArray)
         with np.errstate(over="ignore"):
             value = np.asarray(tensors[theirs], np.float32)
         if not np.isfinite(value).all():
-            raise InputError(f"{theirs}: found NaN or infinity, expected finite weights: the training diverged, maybe")
+            beyond = np.isfinite(tensors[theirs]).all()
+            what = "numbers that float32 does not hold" if beyond else "NaN or infinity"
+            raise InputError(f"{theirs}: found {what}, expected finite weights: the training diverged, maybe")
         if ours.endswith("/var") and (value < 0).any():
             raise InputError(f"{theirs}: found a variance below 0, expected 0 or more")
         new[ours] = jax.device_put(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
@@ -209,10 +211,12 @@ def read_kept(path: Path) -> Kept | None:
     if not (folder / MODEL).is_file() or not (folder / RECORD).is_file() or (path.is_file() and path.name != MODEL):
         return None
     try:
-        record = json.loads((folder / RECORD).read_text())
-        return Kept(record["layout"], read_safetensors(folder / REST))
+        layout = json.loads((folder / RECORD).read_text())["layout"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RECORD}: cannot be read ({error!r}); import the file again") from None
+    if not (folder / REST).is_file():
+        raise InputError(f"{folder / REST}: no such file; expected what the import kept beside the model: import again")
+    return Kept(layout, read_safetensors(folder / REST))
 
 
 # Out

@@ -9,7 +9,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ WRAPPERS = (
 )  # of training checkpoints; else the only dict of tensors there is
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, tell: Callable[[str], object] = lambda words: None) -> dict[str, np.ndarray]:
     """The tensors of a .pth (zip or legacy) or .safetensors file by name; InputError for anything else.
 
-    Nothing in the file is run: PyTorch reads it with weights_only.
+    Nothing in the file is run: PyTorch reads it with weights_only.  tell: called with a line where a checkpoint has more
+    than one set of tensors, of which one is taken.
     """
     try:
         with open(path, "rb") as file:
@@ -45,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         ) from None
     if path.suffix == ".safetensors" or head[8:] == b"{":
         return read_safetensors(path)
-    return _read_pickle(path)
+    return _read_pickle(path, tell)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -64,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+def _read_pickle(path: Path, tell: Callable[[str], object]) -> dict[str, np.ndarray]:
     torch = _import_torch(f"{path}: reading .pth")
     try:
         with warnings.catch_warnings(action="ignore"):  # of formats; what is read is said below
@@ -84,11 +85,14 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         return isinstance(x, dict) and bool(x) and all(isinstance(value, torch.Tensor) for value in x.values())
 
     while isinstance(found, dict) and not tensors(found):
-        named = [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]
-        alone = [x for x in found.values() if tensors(x)]
-        if not named and len(alone) != 1:
+        named = [key for key in WRAPPERS if isinstance(found.get(key), dict)]
+        sets = [key for key, x in found.items() if tensors(x)]
+        if not named and len(sets) != 1:
             break
-        found = (named or alone)[0]
+        taken = (named or sets)[0]
+        if beside := [str(key) for key in sets if key != taken]:
+            tell(f"{path}: {taken} is taken; not looked at: {', '.join(beside)}")
+        found = found[taken]
     if not tensors(found):
         kind = type(found).__name__
         if isinstance(found, dict):
