@@ -38,7 +38,7 @@ from pmljax.device import keep_memory
 from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labelling import label_embedding
-from pmljax.labels import VOID, object_ids, read_labels
+from pmljax.labels import VOID, check_labels, object_ids, read_labels
 from pmljax.model import Model, at_stride, embed
 from pmljax.presets import PRESETS, Preset, preset_of
 from pmljax.results import FORMAT as RULES
@@ -180,7 +180,7 @@ def read(root: Path, name: str, year: int) -> Video:
     stamped = list(frames.stamped())
     truth = {}
     for frame, path in sequence.counted():
-        labels = read_labels(path)
+        labels = check_labels(read_labels(path), str(path), frames.size)
         labels = np.where(labels == VOID, 0, labels).astype(np.uint8)
         truth[frame] = (labels > 0).astype(np.uint8) if year == 2016 else labels
     mask = first_mask(sequence, frames, year)[0]

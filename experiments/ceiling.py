@@ -28,7 +28,7 @@ from pmljax.confidence import vote_confidence
 from pmljax.data import davis
 from pmljax.device import keep_memory
 from pmljax.files import write_file
-from pmljax.labels import VOID, encode_labels, grow_matrix, object_ids, read_labels, shrink_matrix
+from pmljax.labels import VOID, check_labels, encode_labels, grow_matrix, object_ids, read_labels, shrink_matrix
 from pmljax.metrics import frame_scores
 from pmljax.preprocess import apply_axes
 from pmljax.resnet import grid_size
@@ -92,20 +92,20 @@ def main() -> None:
             sequence, found = davis.open_sequence(args.davis, name), []
             counted = dict(sequence.counted()[:: args.every])
             first = read_labels(next(iter(sequence.annotations.values())))
-            objects = 1 if year == 2016 else max(object_ids(first))
+            ids = [1] if year == 2016 else object_ids(first)
             for path, image in zip(sequence.files, sequence.frames(), strict=True):
                 if path.stem not in counted:
                     continue
-                truth = read_labels(counted[path.stem])
+                truth = check_labels(read_labels(counted[path.stem]), str(counted[path.stem]), image.shape[:2])
                 truth = np.where(truth == VOID, 0, truth)
                 truth = np.minimum(truth, 1) if year == 2016 else truth
-                every = [np.asarray(x) for x in there_and_back(jnp.asarray(image), jnp.asarray(truth), objects)]
-                scores = np.stack([frame_scores(x, truth, range(1, objects + 1)) for x in every])  # [way, o, 2]
+                every = [np.asarray(x) for x in there_and_back(jnp.asarray(image), jnp.asarray(truth), max(ids))]
+                scores = np.stack([frame_scores(x, truth, ids) for x in every])  # [way, o, 2]
                 found.append(scores)
                 for way, labels, score in zip(WAYS, every, scores[..., 0].mean(1), strict=True):
                     if score < worst.get(way, (2.0, labels))[0]:
                         worst[way] = (float(score), labels)
-            means |= {f"{name}_{k + 1}": np.stack(found)[:, :, k].mean(0) for k in range(objects)}
+            means |= {f"{name}_{k}": np.stack(found)[:, :, i].mean(0) for i, k in enumerate(ids)}
             advance()
     total = np.mean(list(means.values()), 0)
     rows = {way: {"J": float(j), "F": float(f)} for way, (j, f) in zip(WAYS, total, strict=True)}

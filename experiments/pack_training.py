@@ -71,8 +71,8 @@ def still_files(root: Path, out: Path) -> list[tuple[Path, Path]]:
     for listed in lists:
         copy(listed, out / "ImageSets/Segmentation")
         for picture, mask in list_stills(root, listed.stem):
-            copy(mask, out / "SegmentationObject")
-            pictures[picture] = out / "JPEGImages"
+            copy(mask, out / mask.parent.relative_to(root))
+            pictures[picture] = out / picture.parent.relative_to(root)
     return list(pictures.items())
 
 
