@@ -12,7 +12,6 @@ import itertools
 import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
+from pmljax.jitted import jitted
 from pmljax.model import Model, at_stride, embed
 from pmljax.presets import Preset
 
@@ -34,7 +34,7 @@ class Numbered(NamedTuple):
     embedding: Future[jax.Array] | None
 
 
-@partial(jax.jit, static_argnames="preset")
+@jitted(static_argnames="preset")
 def embed_frame(
     model: Model,
     frame: UInt8[Array | np.ndarray, "h w 3"],

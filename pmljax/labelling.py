@@ -6,7 +6,6 @@ ascending).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from pmljax.ahead import embed_frame
 from pmljax.bilateral import solve
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
+from pmljax.jitted import jitted
 from pmljax.labels import grow_matrix
 from pmljax.model import Model, at_stride
 from pmljax.preprocess import apply_axes
@@ -54,7 +54,7 @@ def grow(
     return jax.lax.scan(better, nothing, (jnp.moveaxis(shares, -1, 0), ids))[0][1]
 
 
-@partial(jax.jit, static_argnames="preset")
+@jitted(static_argnames="preset")
 def segment_frame(
     model: Model,
     references: References,
@@ -74,7 +74,7 @@ def segment_frame(
     return label_embedding(at_stride(model, preset.stride).config, references, embedding, frame, index, preset=preset)
 
 
-@partial(jax.jit, static_argnames=("config", "preset"))
+@jitted(static_argnames=("config", "preset"))
 def label_embedding(
     config: ModelConfig,
     references: References,

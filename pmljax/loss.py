@@ -13,12 +13,14 @@ Axes: `a` anchors, `p` pool, `d` embedding. `jax.vmap` makes it a loss of many c
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
+
+from pmljax.jitted import jitted
 
 Hinge = Literal["anchor", "label"]
 Precision = Literal["high", "highest"]
@@ -38,12 +40,12 @@ class TripletLoss(NamedTuple):
     anchors: jax.Array
 
 
-@partial(jax.jit, static_argnames=("hinge", "reduction", "labels"), inline=True)
+@jitted(static_argnames=("hinge", "reduction", "labels"), inline=True)
 def triplet_loss(
-    anchors: Float[Array, "a d"],
-    anchor_labels: Int[Array, "a"],
-    pool: Float[Array, "p d"],
-    pool_labels: Int[Array, "p"],
+    anchors: Float[ArrayLike, "a d"],
+    anchor_labels: Int[ArrayLike, "a"],
+    pool: Float[ArrayLike, "p d"],
+    pool_labels: Int[ArrayLike, "p"],
     *,
     margin: float | Float[Array, ""] = 0.7,
     hinge: Hinge = "anchor",
@@ -58,6 +60,7 @@ def triplet_loss(
     reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
     An anchor with an empty pool gives no loss and no gradient. Where a pixel that takes part is not finite, the loss is NaN.
     """
+    anchors, anchor_labels, pool, pool_labels = map(jnp.asarray, (anchors, anchor_labels, pool, pool_labels))
     if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
         raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
     pool, pool_labels = _some(pool, pool_labels)
@@ -91,7 +94,7 @@ def triplet_loss(
     return TripletLoss(total, nearer, active, number)
 
 
-@partial(jax.jit, static_argnames="precision", inline=True)
+@jitted(static_argnames="precision", inline=True)
 def soft_triplet_loss(
     anchors: Float[Array, "a d"],
     anchor_labels: Int[Array, "a"],

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
 from pmljax.config import POSITION_CHANNELS, ModelConfig, ShortSide, named
 from pmljax.conv import Conv
 from pmljax.errors import InputError
+from pmljax.jitted import jitted
 from pmljax.labels import shrink_matrix
 from pmljax.preprocess import apply_axes, cells, position, preprocess
 from pmljax.resnet import ResNet
@@ -130,7 +131,7 @@ class Embedding(NamedTuple):
 
 
 # Inlined, so that a compiled call around it stays one.
-@partial(jax.jit, static_argnames="short_side", inline=True)
+@jitted(static_argnames="short_side", inline=True)
 def embed_stages(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
@@ -155,7 +156,7 @@ def embed_stages(
     return Embedding(*EmbeddingNet(config).apply(model.variables, images, places))  # pyright: ignore
 
 
-@partial(jax.jit, static_argnames=("short_side", "flip"), inline=True)
+@jitted(static_argnames=("short_side", "flip"), inline=True)
 def embed(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],

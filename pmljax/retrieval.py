@@ -9,12 +9,14 @@ a GPU and bfloat16 on a TPU.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
+
+from pmljax.jitted import jitted
 
 Metric = Literal["l2", "cosine"]
 
@@ -39,11 +41,11 @@ class Neighbours(NamedTuple):
     rows: jax.Array
 
 
-@partial(jax.jit, static_argnames=("k", "metric", "reference_tile", "query_tile"))
+@jitted(static_argnames=("k", "metric", "reference_tile", "query_tile"))
 def nearest(
-    queries: Float[Array, "q d"],
-    references: Float[Array, "r d"],
-    valid: Bool[Array, "r"] | None = None,
+    queries: Float[ArrayLike, "q d"],
+    references: Float[ArrayLike, "r d"],
+    valid: Bool[ArrayLike, "r"] | None = None,
     *,
     k: int = 5,
     metric: Metric = "l2",
@@ -57,6 +59,8 @@ def nearest(
     k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple
     of 128, at most that many rows.
     """
+    queries, references = jnp.asarray(queries), jnp.asarray(references)  # for type checkers: here all are traced
+    valid = None if valid is None else jnp.asarray(valid)
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
     if queries.shape[-1] != references.shape[-1]:
@@ -104,7 +108,7 @@ def nearest(
     return _distances(scores.reshape(-1, k)[:n_queries], rows.reshape(-1, k)[:n_queries], queries, metric)
 
 
-@partial(jax.jit, static_argnames=("k", "radius"))
+@jitted(static_argnames=("k", "radius"))
 def nearest_in_window(
     queries: Float[Array, "y x d"],
     references: Float[Array, "t y x d"],
@@ -170,10 +174,10 @@ def merge(first: Neighbours, second: Neighbours, offset: int) -> Neighbours:
     return Neighbours(distances, jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1))
 
 
-@partial(jax.jit, static_argnames="majority", inline=True)
+@jitted(static_argnames="majority", inline=True)
 def vote(
     neighbours: Neighbours,
-    shares: Float[Array, "r o"],
+    shares: Float[ArrayLike, "r o"],
     *,
     majority: bool = False,
     temperature: float | Float[Array, ""] | None = None,
@@ -184,7 +188,7 @@ def vote(
     one-hot: the label that most neighbours have (each neighbour's is its largest share, of equal shares the lowest label),
     of tied labels the one with the nearest neighbour.
     """
-    there = jnp.isfinite(neighbours.distances)
+    shares, there = jnp.asarray(shares), jnp.isfinite(neighbours.distances)
     found = jnp.where(there[..., None], shares[jnp.maximum(neighbours.rows, 0)], 0)  # [q, k, o]
     if not majority and temperature is not None:
         # The nearest weighs 1: as far as the others may be, something is left to divide by.
