@@ -24,6 +24,7 @@ from pmljax.errors import InputError
 from pmljax.fit import Every, _same_recipe, fit
 from pmljax.runlog import RunLog, read_log
 from pmljax.sampling import Augment, Clip
+from pmljax.terminal import ends_when_told
 from pmljax.train import Outcome, TrainConfig
 from pmljax.weights import checkpoint
 
@@ -399,6 +400,34 @@ def test_one_process_at_a_time(tmp_path):
     os.close(held)
     assert (tmp_path / "checkpoints/5").is_dir()
     train(tmp_path, dataclasses.replace(CONFIG, steps=5))
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_save_is_not_cut_off(tmp_path, monkeypatch, number, ends):
+    """Ctrl-C, or SIGTERM where it ends the command, in the midst of it: the checkpoint is whole, then the run stops."""
+    opened, at = checkpoint.open_folder, []
+
+    def told(run, keep):
+        folder = opened(run, keep)
+        saved = folder.save
+
+        def save(step, **options):
+            at.append(step)
+            if step == 5:
+                os.kill(os.getpid(), number)
+            return saved(step, **options)
+
+        monkeypatch.setattr(folder, "save", save)
+        return folder
+
+    monkeypatch.setattr(checkpoint, "open_folder", told)
+    with ends_when_told(), pytest.raises(ends):
+        train(tmp_path / "a")
+    monkeypatch.undo()
+    assert at == [0, 5] and checkpoint.find(tmp_path / "a").name == "5"
+    train(tmp_path / "a")
+    train(tmp_path / "b")
+    assert state_bytes(tmp_path / "a", 30) == state_bytes(tmp_path / "b", 30)
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(tmp_path, monkeypatch):

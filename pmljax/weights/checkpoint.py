@@ -11,6 +11,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,23 +77,44 @@ def save(
             f" {needed / 2**20:.0f}; {stands}"
         )
     try:
-        folder.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),  # pyright: ignore
-                model=ocp.args.StandardSave(model.variables),  # pyright: ignore
-                config=ocp.args.JsonSave(record),  # pyright: ignore
-            ),
-            metrics=None if score is None else {"score": score},
-            force=True,
-        )
-        folder.wait_until_finished()
+        with _undisturbed():
+            folder.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),  # pyright: ignore
+                    model=ocp.args.StandardSave(model.variables),  # pyright: ignore
+                    config=ocp.args.JsonSave(record),  # pyright: ignore
+                ),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
+            folder.wait_until_finished()
     except Exception as error:  # of a full disk tensorstore says so in a ValueError
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{folder.directory}: the checkpoint of step {step} cannot be written ({reason:.200}); expected a folder with"
             f" room and rights; {stands}"
         ) from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: a save that is cut off shows a traceback for every thread of it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    told: list[Any] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if callable(handler)}  # SIGTERM's own needs no care
+    for number in before:
+        signal.signal(number, lambda *given: told.append(given))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for given in told[:1]:
+            before[given[0]](*given)
 
 
 def restore(folder: CheckpointManager, step: int, like: Any) -> Any:
