@@ -21,9 +21,10 @@ from pmljax.annotating import Annotate
 from pmljax.device import keep_compiled, keep_memory
 from pmljax.errors import InputError
 from pmljax.files import asked_file, write_file
+from pmljax.options import plain_help
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
-from pmljax.terminal import flowing_help, note, progress, show, status, text_table
+from pmljax.terminal import note, progress, show, status, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT, SHA256
 
@@ -257,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             " neighbours.",
             args=argv,
             config=(FlagCreatePairsOff,),
-            registry=flowing_help(),
+            registry=plain_help(),
         )
         command.run()
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pmljax.errors import InputError
-
-
-def check_together(options: Any, needed: Mapping[str, str]) -> None:
-    """InputError where a dataclass of options has one changed that has no effect without another: {option: the other}."""
-    defaults = {field.name: field.default for field in fields(options)}
-    for name, other in needed.items():
-        if getattr(options, name) != defaults[name] and not getattr(options, other):
-            one, both = (f"--{n.replace('_', '-')}" for n in (name, other))
-            raise InputError(
-                f"{one} {getattr(options, name)}: found no {both}; expected both, as it has no effect alone"
-            )
+from pmljax.options import check_together
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,14 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING
 
 from pmljax.errors import InputError
 from pmljax.metrics import COLUMNS
-
-if TYPE_CHECKING:
-    from tyro.constructors import ConstructorRegistry
 
 SCORES = ("J&F", "mean IoU")  # of a validation during training
 
@@ -110,36 +104,6 @@ def ends_when_told() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def flowing_help() -> ConstructorRegistry:
-    """For `tyro.cli`: the help of each option as one paragraph, however its docstring's lines are broken (tyro breaks the
-    terminal's lines there too)."""
-    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
-
-    registry, asking = ConstructorRegistry(), False
-
-    @registry.struct_rule
-    def flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
-        nonlocal asking
-        if asking:  # the rules of tyro itself
-            return None
-        asking = True
-        try:
-            found = ConstructorRegistry.get_struct_spec(info)
-        finally:
-            asking = False
-        if not isinstance(found, StructConstructorSpec):
-            return None
-        fields = tuple(dataclasses.replace(field, helptext=partial(_flowing, field.helptext)) for field in found.fields)
-        return dataclasses.replace(found, fields=fields)
-
-    return registry
-
-
-def _flowing(text: str | Callable[[], str | None] | None) -> str | None:
-    text = text() if callable(text) else text
-    return text and " ".join(text.split())
 
 
 def note(message: str) -> None:

@@ -15,7 +15,8 @@ from tyro.conf import arg
 
 from pmljax.device import Device, use_device
 from pmljax.errors import InputError
-from pmljax.sources import Clips, check_together
+from pmljax.options import check_together
+from pmljax.sources import Clips
 from pmljax.terminal import ends_when_told, show, training_bar
 
 Batches = Callable[[int], Iterator[Any]]
@@ -26,9 +27,11 @@ class Changes:
     """Changes to the recipe."""
 
     steps: int | None = None
+    """How many updates; by default as many as the recipe has, and so with all that follows."""
     batch: int | None = None
     """Clips a step, over all devices and hosts."""
     rate: float | None = None
+    """The learning rate at its highest."""
     crop: int | None = None
     """Side of the crops, in pixels."""
     short_side: int | None = None

@@ -324,8 +324,10 @@ def test_a_broken_frame_in_the_middle_keeps_what_was_finished(segment, made, tmp
 def test_usage_errors_and_help(capsys, monkeypatch):
     for args in (["segment"], ["fly"], ["score", "--davis"]):
         assert run(*args, capsys=capsys)[0] == 2
-    monkeypatch.setenv("COLUMNS", "80")
-    assert "is taken, the rest is said." in run("train", "--help", capsys=capsys)[1]  # not where its docstring breaks
+    monkeypatch.setenv("COLUMNS", "300")
+    _, out, _ = run("train", "--help", capsys=capsys)
+    assert "What fits by name and shape is taken, the rest is said." in out  # its docstring breaks in between
+    assert "--scale FLOAT FLOAT" in out and "{float32,bfloat16}" in out and "None" not in out and "False)" not in out
     status, out, _ = run("segment", "--help", capsys=capsys)
     assert status == 0 and "--mask" in out and "first frame" in out.lower()
 
