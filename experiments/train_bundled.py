@@ -68,7 +68,7 @@ STAGES = {
     },
     "small-gpu": {"first": Stage(9161, more=("--resident",)), "third": Stage(9487, more=("--resident",))},
 }
-TINY = ["--batch", "2", "--crop", "97", "--synthetic-clips", "2"]
+TINY = ["--batch", "2", "--crop", "97"]
 UNSEEN = 1000  # the first key of the made clips that are scored; those of training come from splitting another
 
 
@@ -85,6 +85,7 @@ def train_arguments(args: argparse.Namespace, stage: Stage, out: Path, seed: int
     told += ["--davis", str(args.davis), "--split", args.split] if "davis" in chosen else []
     told += ["--stills", str(args.stills)] if "stills" in chosen else []
     told += ["--synthetic"] if "synthetic" in chosen else []
+    told += ["--synthetic-clips", "2"] if "synthetic" in chosen and args.tiny else []
     told += ["--weights", *(str(chosen[name]) for name in SOURCES if name in chosen)]
     return [*told, "--seed", str(seed), *stage.more, *args.more]
 

@@ -55,6 +55,7 @@ def given(**changes):
         "split": "fit",
         "sources": ["davis", "stills", "synthetic"],
         "more": [],
+        "tiny": False,
         "recipe": "small",
     }
     return argparse.Namespace(**names | changes)
@@ -67,6 +68,10 @@ def test_what_the_stages_are_told(tmp_path):
     first, second = (train_bundled.STAGES["small"][name] for name in ("first", "second"))
     assert told(first) == f"{tmp_path} --davis D --split fit --stills S --weights 1.0 1.0 --seed 1"
     assert told(second).endswith("--stills S --synthetic --weights 1.0 1.0 0.25 --seed 1 --turns True")
+    assert told(second, tiny=True).endswith(
+        "--synthetic --synthetic-clips 2 --weights 1.0 1.0 0.25 --seed 1 --turns True"
+    )
+    assert told(first, tiny=True) == told(first)  # no made clips, and none asked for
     assert told(second, sources=["synthetic", "davis"]).endswith("--synthetic --weights 1.0 0.25 --seed 1 --turns True")
     # As with --tiny: a stage that has none of the sources asked for is made of made clips.
     assert (
