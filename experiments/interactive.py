@@ -1,13 +1,14 @@
 """How good do labels become with each click? A simulated user on any DAVIS root, J and F after every interaction.
 
     python -m experiments.interactive --davis DAVIS --split dev --model MODEL [--model MODEL2 …] --interactions 10 \\
-        --kind clicks|scribbles --frame worst|current --seeds 3 --out interactive
+        --kind clicks|scribbles|gestures --frame worst|current --seeds 3 --out interactive
 
 Clicks: one interaction is one click, that of a label it brings up too. The first falls well inside the largest part of an
 object in the first frame (the seed chooses the point), the second therefore on background, as everything is labelled
 object by then; each next one on the most interior point of the largest error of any label. Scribbles: one interaction is
 all scribbles on one frame, over the errors of every label (`experiments.robot`); the first frame, in which the user says
-everything, is the seed's choice among those that show every object, as people chose theirs for DAVIS.
+everything, is the seed's choice among those that show every object, as people chose theirs for DAVIS. Gestures: as clicks,
+but half of them, by the seed, are one scribble through the same error, as a user of the page mixes them.
 `--frame worst`: each next interaction is in the frame with the lowest mean J over objects; with scribbles, which deal with
 a whole frame, in one that the robot had not yet, while there is one. `--frame current`: where the last one was, as long as
 an error is left there.
@@ -40,7 +41,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.interaction_curve import csv_curve, draw, summary, table
-from experiments.robot import next_click, scribbles
+from experiments.robot import next_click, next_gesture, scribbles
 from pmljax.data import davis
 from pmljax.data.frames import Frames
 from pmljax.device import keep_memory
@@ -60,7 +61,7 @@ NEAR = 0.9  # of the greatest depth: the points among which a seed chooses its f
 
 
 class User(NamedTuple):
-    """kind: "clicks" or "scribbles".  frame: "worst" or "current".  every: of the frames, those that are looked at."""
+    """kind: clicks, scribbles or gestures.  frame: worst or current.  every: of the frames, those that are looked at."""
 
     kind: str
     frame: str
@@ -101,8 +102,8 @@ def read(root: Path, name: str, year: int, every: int) -> Video:
 
 
 def first_frame(user: User, video: Video, rng: np.random.Generator) -> int:
-    """Clicks: the first. Scribbles: one of those that show the most objects."""
-    if user.kind == "clicks":
+    """Clicks and gestures: the first. Scribbles: one of those that show the most objects."""
+    if user.kind != "scribbles":
         return min(video.truth)
     shown = {frame: len(object_ids(truth)) for frame, truth in video.truth.items()}
     return int(rng.choice([frame for frame, count in shown.items() if count == max(shown.values())]))
@@ -112,7 +113,7 @@ def order(user: User, current: int, worst: list[int], had: set[int]) -> list[int
     """The frames in the order in which the user looks for an error. worst: all of them, the lowest mean J first."""
     if user.frame == "current":
         return [current, *(frame for frame in worst if frame != current)]
-    if user.kind == "clicks":
+    if user.kind != "scribbles":
         return worst
     return sorted(worst, key=lambda frame: frame in had)  # stable: of those not had, the worst comes first
 
@@ -126,17 +127,18 @@ def play(
     """
     rng = np.random.default_rng(seed)
     # Before the first click nothing is an object; with scribbles nothing is known, so that background is drawn as well.
-    labels = {f: np.full_like(t, 0 if user.kind == "clicks" else VOID) for f, t in video.truth.items()}
+    labels = {f: np.full_like(t, VOID if user.kind == "scribbles" else 0) for f, t in video.truth.items()}
     forget(session)
     frame, had, steps, inputs = first_frame(user, video, rng), set(), [], []
     frames = [frame, *(f for f in video.truth if f != frame)]
     for i in range(user.interactions):
         edits: list[Edit] = []
         for frame in frames:
-            if user.kind == "clicks":
+            if user.kind != "scribbles":
                 # Where nothing is an object yet, only objects are errors, in the first frame that shows one. A pixel
                 # that was clicked is right from then on, so that none is clicked twice.
-                edits = next_click(frame, video.truth[frame], labels[frame], rng, 1.0 if i else NEAR)
+                one = next_click if user.kind == "clicks" else next_gesture
+                edits = one(frame, video.truth[frame], labels[frame], rng, 1.0 if i else NEAR)
             else:
                 edits = scribbles(frame, video.truth[frame], labels[frame])
             if edits:
@@ -273,7 +275,7 @@ def main() -> int:
         "--model", action="append", help="any that `pmljax segment` takes; several times for several lines"
     )
     parser.add_argument("--interactions", type=int, default=10)
-    parser.add_argument("--kind", choices=("clicks", "scribbles"), default="clicks")
+    parser.add_argument("--kind", choices=("clicks", "scribbles", "gestures"), default="clicks")
     parser.add_argument("--frame", choices=("worst", "current"), default="worst")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--every", type=int, default=1, help="of the frames, those that are scored and looked at")

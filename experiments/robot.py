@@ -66,6 +66,24 @@ def next_click(
     return [Edit("click", frame, int(truth[point]), (point,))]
 
 
+def next_gesture(
+    frame: int,
+    truth: UInt8[np.ndarray, "h w"],
+    labels: UInt8[np.ndarray, "h w"],
+    rng: np.random.Generator,
+    share: float = 1.0,
+) -> list[Edit]:
+    """As `next_click`, but half of the time the longest line that fits into the error: what a user of the page mixes."""
+    region = largest_error(truth, labels)
+    if region is None or rng.random() < 0.5:
+        return next_click(frame, truth, labels, rng, share)
+    lines = [smooth(path, region) for path in longest_paths(thin(opened(region)))] or dot(region)
+    if not lines:
+        return next_click(frame, truth, labels, rng, share)
+    line = max(lines, key=len)
+    return [Edit("scribble", frame, int(truth[region][0]), line)]
+
+
 # Scribbles
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float16, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float16, Int32, UInt8
 
 from pmljax.retrieval import Neighbours, nearest
 
@@ -209,43 +209,61 @@ class Weighing(NamedTuple):
     """What a neighbour's vote weighs, by how much further than the nearest it is: `table[⌊distance/step⌋]`, 0 beyond its end.
 
     A table of whole numbers, not the exponential: so a vote too is the same to the last bit wherever it is computed.
-    first: what the nearest weighs besides, so that of two that share a step its label wins.
+    first: what the nearest weighs besides, so that of two that share a step its label wins.  shared: whether k cells of a
+    line share a vote, as `weights_of` says.
     """
 
     step: np.float32
     table: Float[np.ndarray, "e"]
     first: np.float32
+    shared: np.bool_
 
 
 def weighing_of(temperature: float | None) -> Weighing:
     """exp(−distance/temperature), WHOLE for the nearest; None: the same for all. temperature: in the distances' units."""
     if temperature is None:
-        return Weighing(np.float32(1), np.full(ENTRIES, WHOLE, np.float32), np.float32(0))
+        return Weighing(np.float32(1), np.full(ENTRIES, WHOLE, np.float32), np.float32(0), np.False_)
     step = 2.0 ** max(math.floor(math.log2(temperature / FINE)), 0)  # a division by it does not round
     table = np.round(WHOLE * np.exp(-np.arange(ENTRIES) * step / temperature)).astype(np.float32)
-    return Weighing(np.float32(step), table, np.float32(1))
+    return Weighing(np.float32(step), table, np.float32(1), np.True_)
+
+
+class Marked(NamedTuple):
+    """All that is marked, filled up. places: ascending, then EMPTY.  columns: of their labels.  clicked: whether it was a click
+    that marked them last."""
+
+    places: Int32[Array | np.ndarray, "m"]
+    columns: Int32[Array | np.ndarray, "m"]
+    clicked: Bool[Array | np.ndarray, "m"]
 
 
 @jax.jit
-def weights_of(distances: Float[Array | np.ndarray, "n k"], weighing: Weighing) -> Float[Array, "n k"]:
-    """How much each neighbour's vote weighs, a whole number; 0 where there is none."""
+def weights_of(
+    distances: Float[Array | np.ndarray, "n k"],
+    places: Int32[Array | np.ndarray, "n k"],
+    weighing: Weighing,
+    marked: Marked,
+) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
+    """(how much each neighbour's vote weighs, a whole number, 0 where there is none; the column of its label).
+
+    Where they are shared, a click weighs as much as k cells of a scribble, a box or a mask: those outnumber a few clicks, and
+    would take the whole picture.
+    """
     there = jnp.isfinite(distances)
+    at = jnp.minimum(jnp.searchsorted(marked.places, places), len(marked.places) - 1)
+    of, clicked = jnp.asarray(marked.columns)[at], jnp.asarray(marked.clicked)[at]
     beyond = jnp.where(there, distances - distances[:, :1], 0)
     at = jnp.minimum(beyond / weighing.step, ENTRIES - 1).astype(jnp.int32)
-    weights = jnp.asarray(weighing.table)[at].at[:, 0].add(weighing.first)
-    return jnp.where(there, weights, 0)
+    many = jnp.where(weighing.shared & ~clicked, distances.shape[1], 1)
+    whole = jnp.asarray(weighing.table, jnp.int32)[at]
+    weights = ((whole + many // 2) // many).astype(jnp.float32).at[:, 0].add(weighing.first)  # rounded
+    return jnp.where(there, weights, 0), of
 
 
 def _votes(
-    distances: Float[Array, "n k"],
-    places: Int32[Array, "n k"],
-    weighing: Weighing,
-    marked: Int32[Array, "m"],
-    columns: Int32[Array, "m"],
-    labels: int,
+    distances: Float[Array, "n k"], places: Int32[Array, "n k"], weighing: Weighing, marked: Marked, labels: int
 ) -> Float[Array, "n o"]:
-    weights = weights_of(distances, weighing)
-    of = columns[jnp.minimum(jnp.searchsorted(marked, places), len(marked) - 1)]
+    weights, of = weights_of(distances, places, weighing, marked)
     each = weights[..., None] * jax.nn.one_hot(of, labels, dtype=jnp.float32)
     return each.sum(1) / jnp.maximum(weights.sum(-1, keepdims=True), 1)
 
@@ -256,15 +274,14 @@ def votes(
     places: Int32[Array, "n k"],
     frame: Int32[Array, ""],
     weighing: Weighing,
-    marked: Int32[Array, "m"],
-    columns: Int32[Array, "m"],
+    marked: Marked,
     *,
     cells: int,
     labels: int,
 ) -> Float[Array, "c o"]:
     """Each label's share of the weights of a cell's neighbours, for the cells of a chunk's frame number `frame`."""
     distances, places = (jax.lax.dynamic_slice_in_dim(x, frame * cells, cells) for x in (distances, places))
-    return _votes(distances, places, weighing, marked, columns, labels)
+    return _votes(distances, places, weighing, marked, labels)
 
 
 @jax.jit
@@ -272,8 +289,7 @@ def cell_labels(
     distances: Float[Array, "n k"],
     places: Int32[Array, "n k"],
     weighing: Weighing,
-    marked: Int32[Array, "m"],
-    columns: Int32[Array, "m"],
+    marked: Marked,
     ids: UInt8[Array, "o"],
 ) -> UInt8[Array, "n"]:
-    return ids[_votes(distances, places, weighing, marked, columns, len(ids)).argmax(-1)]
+    return ids[_votes(distances, places, weighing, marked, len(ids)).argmax(-1)]

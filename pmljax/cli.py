@@ -18,7 +18,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from pmljax import metrics
 from pmljax.annotating import Annotate
-from pmljax.device import keep_compiled, keep_memory
+from pmljax.device import keep_compiled, keep_memory, share_memory
 from pmljax.errors import InputError
 from pmljax.files import asked_file, write_file
 from pmljax.options import plain_help
@@ -241,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
         if sys.argv[1:2] == ["train"]:
             keep_memory()
+        if sys.argv[1:2] == ["annotate"]:
+            share_memory()
         keep_compiled()
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):

@@ -75,6 +75,8 @@ class Edit:
 
 def checked(edit: Edit, frames: int, size: tuple[int, int]) -> Edit:
     """The edit, its numbers Python's, its mask uint8; InputError where it does not fit a video of `frames` frames of `size`."""
+    if not isinstance(edit, Edit):
+        raise InputError(f"input: found {type(edit).__name__}, expected an Edit")
     try:
         numbers = {f: whole(getattr(edit, f)) for f in ("frame", "label", "width", "ring", "target")}
         points = tuple((whole(y), whole(x)) for y, x in edit.points)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pmljax.answers import Answer, cell_labels, filled, power, updated, votes, weighing_of, weights_of
+from pmljax.answers import Answer, Marked, cell_labels, filled, power, updated, votes, weighing_of, weights_of
 from pmljax.config import ShortSide
 from pmljax.embedded import CHUNK, LENGTH, MEMORY, Video, embed_video
 from pmljax.errors import InputError
@@ -34,7 +34,7 @@ from pmljax.model import Model
 from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
 
-KEPT = 448 << 20  # bytes of neighbours: 900 frames of 480p; of longer videos those asked for last
+KEPT = 320 << 20  # bytes of neighbours: 640 frames of 480p; of longer videos those asked for last
 
 
 class Session:
@@ -46,7 +46,8 @@ class Session:
     labels = session.labels(40)                           # uint8 [h, w]
 
     k: neighbours that vote.  temperature: they weigh exp(−distance/temperature), the distance that between embeddings, squared
-    (in units of the longest, where they have no unit length); None: all the same. Without a k both are `session_vote`'s.
+    (in units of the longest, where they have no unit length), and a click as much as k cells of a line (`weights_of`); None:
+    all the same. Without a k both are `session_vote`'s.
     size: as in `Preset`, by default that of the network's.  cache: the folder in which embeddings are kept between
     sessions, by default `default_cache()`; None: not at all.  memory: bytes of embeddings that are held; longer videos are
     read from their file.  advance: called after each frame that is embedded.
@@ -99,8 +100,8 @@ class Session:
         self._answers: dict[int, Answer] = {}
         self._earlier: dict[int, Answer] = {}
         """Those before the last change, to which `undo` comes back."""
-        # What is marked: places (frame·c + cell) ascending, their labels, their embeddings.
-        self._marked, self._labels = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        # What is marked: places (frame·c + cell) ascending, their labels, whether by clicks, their embeddings.
+        self._marked, self._labels, self._clicked = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool)
         self._rows = np.zeros((0, self.embedded.dimensions), np.float16)
 
     # Inputs
@@ -169,7 +170,7 @@ class Session:
 
     def apply(self, edit: Edit) -> None:
         """Any input; of op "undo", "redo" and "name" too."""
-        if edit.op in ("undo", "redo"):
+        if isinstance(edit, Edit) and edit.op in ("undo", "redo"):
             (self.undo if edit.op == "undo" else self.redo)()
             return
         edit = self.check(edit)
@@ -228,12 +229,14 @@ class Session:
         found = [(f * cells + c, m.cells[c]) for f, m in sorted(marks.items()) for c in [np.flatnonzero(m.cells >= 0)]]
         marked = np.concatenate([np.zeros(0, np.int32), *(p for p, _ in found)]).astype(np.int32)
         labels = np.concatenate([np.zeros(0, np.int32), *(x for _, x in found)]).astype(np.int32)
+        clicked = np.concatenate([np.zeros(0, bool), *(m.clicked[m.cells >= 0] for _, m in sorted(marks.items()))])
         rows = np.zeros((len(marked), self.embedded.dimensions), np.float16)
         known = np.isin(marked, before, assume_unique=True)
         rows[known] = self._rows[np.isin(before, marked, assume_unique=True)]
         rows[~known] = self.embedded.rows(marked[~known])
-        self.edits, self.undone, self._marks = edits, undone, marks
+        self.edits, self.undone = edits, undone
         self._marked, self._labels, self._rows = marked, labels, rows
+        self._marks, self._clicked = marks, clicked
 
     def inputs(self) -> dict[int, Edit]:
         """{its index in `edits`: input} of the inputs that hold, without those that forgotten objects had."""
@@ -277,17 +280,17 @@ class Session:
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.embedded.count:
             raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
         chunk, f = divmod(int(frame), CHUNK)
-        marked, columns, ids = self._padded()
+        marked, ids = self._padded()
         answer = self._answer(chunk)
-        found = (answer.distances, answer.places, np.int32(f), self._weighing, marked, columns)
+        found = (answer.distances, answer.places, np.int32(f), self._weighing, marked)
         shares = votes(*found, cells=self.embedded.cells, labels=len(ids))
         return np.asarray(shares).reshape(*self.embedded.grid, -1), ids
 
     def grid_labels(self) -> UInt8[np.ndarray, "t y x"]:
         """The label of every cell of every frame: the whole video's answer before it grows."""
-        marked, columns, ids = self._padded()
+        marked, ids = self._padded()
         answers = (self._answer(i) for i in range(self.embedded.chunks))
-        found = [np.asarray(cell_labels(a.distances, a.places, self._weighing, marked, columns, ids)) for a in answers]
+        found = [np.asarray(cell_labels(a.distances, a.places, self._weighing, marked, ids)) for a in answers]
         cells = np.concatenate(found)[: self.embedded.count * self.embedded.cells]
         return cells.reshape(self.embedded.count, *self.embedded.grid)
 
@@ -310,13 +313,14 @@ class Session:
         here = slice(f * self.embedded.cells, (f + 1) * self.embedded.cells)
         answer = self._answer(chunk)
         distances, places = (np.asarray(x)[here] for x in (answer.distances, answer.places))
-        return distances, places, np.asarray(weights_of(distances, self._weighing))
+        weights, _ = weights_of(distances, places, self._weighing, self._padded()[0])
+        return distances, places, np.asarray(weights)
 
-    def _padded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(marked places, the column of each one's label, the columns' ids), filled up so that few sizes are compiled."""
+    def _padded(self) -> tuple[Marked, UInt8[np.ndarray, "o"]]:
+        """(what is marked, the columns' ids), filled up so that few sizes are compiled."""
         ids = np.asarray(id_columns([0, *sorted({int(i) for i in self._labels} - {0})]))
-        size = power(len(self._marked), 128)
-        return filled(self._marked, size), filled(np.searchsorted(ids, self._labels), size, 0), ids
+        size, columns = power(len(self._marked), 128), np.searchsorted(ids, self._labels)
+        return Marked(filled(self._marked, size), filled(columns, size, 0), filled(self._clicked, size, 0) > 0), ids
 
     def _answer(self, i: int) -> Answer:
         """The chunk's neighbours among what is marked now."""

@@ -23,10 +23,11 @@ NOTHING = -1  # of a pixel or a cell about which nothing was said
 
 class Marks(NamedTuple):
     """What is said about one frame. pixels: the label of every pixel, NOTHING where none was given.  cells: of every cell
-    of the grid, the reference's."""
+    of the grid, the reference's.  clicked: whether it was a click that gave it."""
 
     pixels: Int16[np.ndarray, "h w"]
     cells: Int16[np.ndarray, "c"]
+    clicked: Bool[np.ndarray, "c"]
 
 
 class Grid(NamedTuple):
@@ -123,7 +124,8 @@ def _without(edit: Edit, label: int) -> Edit | None:
 
 def no_marks(grid: Grid) -> Marks:
     """A frame about which nothing was said."""
-    return Marks(np.full(grid.size, NOTHING, np.int16), np.full(math.prod(grid.cells), NOTHING, np.int16))
+    cells = np.full(math.prod(grid.cells), NOTHING, np.int16)
+    return Marks(np.full(grid.size, NOTHING, np.int16), cells, np.zeros(len(cells), bool))
 
 
 def with_edit(marks: Marks, edit: Edit, grid: Grid) -> Marks:
@@ -131,14 +133,14 @@ def with_edit(marks: Marks, edit: Edit, grid: Grid) -> Marks:
 
     The ring of a box is background only where nothing was said before.
     """
-    pixels, cells = marks.pixels.copy(), marks.cells.copy()
+    pixels, cells, clicked = (x.copy() for x in marks)
     if edit.op == "mask":
         assert edit.labels is not None
         said = edit.labels != VOID
         pixels[said] = edit.labels[said]
         found = cells_of_mask(edit.labels, grid, each=False)  # asked when the mask came; objects may be forgotten since
         cells[found != NOTHING] = found[found != NOTHING]
-        return Marks(pixels, cells)
+        return Marks(pixels, cells, clicked & (found == NOTHING))
     if edit.ring:
         (top, bottom), (left, right) = (sorted(p[i] for p in edit.points) for i in (0, 1))
         wider = Edit("box", points=((top - edit.ring, left - edit.ring), (bottom + edit.ring, right + edit.ring)))
@@ -149,8 +151,9 @@ def with_edit(marks: Marks, edit: Edit, grid: Grid) -> Marks:
     where = np.nonzero(region(edit, grid.size))
     label = NOTHING if edit.op == "erase" else edit.label
     pixels[where] = label
-    cells[grid.cell_of(where)] = label  # pyright: ignore
-    return Marks(pixels, cells)
+    at = grid.cell_of(where)  # pyright: ignore
+    cells[at], clicked[at] = label, edit.op == "click"
+    return Marks(pixels, cells, clicked)
 
 
 def cells_of_mask(labels: UInt8[np.ndarray, "h w"], grid: Grid, *, each: bool = True) -> Int16[np.ndarray, "c"]:

@@ -228,6 +228,49 @@ def test_a_map_that_is_refused_is_asked_for_again_in_a_while(tab):
     tab.errors.clear()  # the browser tells of each
 
 
+def test_how_sure_and_the_marks_are_of_one_state(tab):
+    tab.click(40, 40)
+    tab.click(90, 140, button="right")
+    tab.shows(2)
+    with tab.page.expect_response("**/margins*"):
+        tab.press("s")
+    tab.page.wait_for_timeout(500)
+    before, held = tab.page.evaluate(PICTURE), []
+    tab.page.route("**/margins*", lambda route: held.append(route))
+    tab.click(20, 100)
+    tab.shows(3)
+    until(lambda: tab.page.wait_for_timeout(50) or held)
+    assert tab.page.evaluate(PICTURE) == before  # the mark is there, what it changes is not
+    for route in held:
+        route.continue_()
+    until(lambda: tab.page.evaluate(PICTURE) != before)
+
+
+def test_whatever_can_be_pressed_says_what_it_is(tab):
+    tab.click(40, 40)
+    tab.shows(1)
+    silent = """() => [...document.querySelectorAll("body > :not(dialog) :is(button, a, summary, input, [role=slider])")]
+      .filter((e) => !e.closest("[data-tip], [hidden]")).map((e) => e.outerHTML)"""
+    assert tab.page.evaluate(silent) == []
+    # The keyboard's way to delete an object.
+    assert "Shift-Delete" in tab.page.locator("#objects li[data-label='1']").inner_html()
+    tab.press("Shift+Delete")
+    assert not tab.shows(2).any() and not tab.inside()["objects"]
+
+
+def test_the_keyboards_cursor_stays_in_view(tab):
+    where = """async () => {
+      const { canvas, place, pending } = { ...(await import(new URL("static/stage.js", location.href).href)),
+        canvas: document.getElementById("canvas") };
+      const [y, x] = pending.cursor;
+      return [(place.top + y * place.scale) / canvas.clientHeight, (place.left + x * place.scale) / canvas.clientWidth];
+    }"""
+    tab.press("c", *["+"] * 8)
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        tab.press(*[key] * 20)
+        assert all(0 < at < 1 for at in tab.page.evaluate(where)), key
+
+
 def test_a_mask_is_dropped(tab, made):
     drop = """([data, name]) => {
       const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));

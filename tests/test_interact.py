@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import pmljax
 from pmljax import embedded, files
-from pmljax.answers import updated, weighing_of, weights_of
+from pmljax.answers import Marked, updated, weighing_of, weights_of
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
@@ -87,7 +87,10 @@ def by_hand(session, frame):
             step *= 2
         further = (found - found[:, :1]) // step * step
         assert 128 * step <= unit or step == 1
-        weights = np.round(2**16 * np.exp(-further / unit))
+        weights = np.round(2**16 * np.exp(-further / unit)).astype(int)
+        clicked = np.concatenate([m.clicked[m.cells >= 0] for _, m in sorted(marks.items())])
+        many = np.where(clicked, 1, session.k)[order]  # a click weighs as much as so many cells of a line
+        weights = (2 * weights + many) // (2 * many)  # rounded
         weights[:, :1] += 1  # of two that share a step the nearest
     votes = ((labels[order][..., None] == ids) * weights[..., None]).sum(1)
     assert votes.max() < 2**24
@@ -252,16 +255,37 @@ def test_distances_are_whole_numbers_that_float32_adds_without_rounding(rng):
 def test_the_nearer_neighbours_weigh_more():
     """In steps of less than a hundredth of the temperature, as whole numbers."""
     distances = jnp.array([[0.0, 1e5, 4e6, np.inf], [2e6, 2e6, 2e6, 8e6], [np.inf] * 4])
-    same, weighed = (np.asarray(weights_of(distances, weighing_of(t))) for t in (None, 6e5))
+    one = Marked(np.array([3], np.int32), np.array([1], np.int32), np.array([True]))
+    places = np.full((3, 4), 3, np.int32)
+    same, weighed = (np.asarray(weights_of(distances, places, weighing_of(t), one)[0]) for t in (None, 6e5))
     whole = 2**16
     assert np.array_equal(same, [[whole] * 3 + [0], [whole] * 4, [0] * 4])
     near = whole * np.exp(-np.array([1e5, 4e6, 6e6]) / 6e5)
     assert weighed[weighed > 0] == pytest.approx([whole, *near[:2], *[whole] * 3, near[2]], rel=0.012, abs=2)
     assert np.array_equal(weighed > 0, distances < np.inf) and np.array_equal(weighed, np.round(weighed))
     for temperature in (0.01, 1.0, 300.0, 6e5, 2e6, 1e12):
-        step, table, _ = weighing_of(temperature)
+        step, table, *_ = weighing_of(temperature)
         assert step == 2 ** round(np.log2(step)) and (step == 1 or temperature / 256 < step <= temperature / 128)
         assert table[0] == whole and (table[-1] == 0 or len(table) * step >= 2**24)
+
+
+def test_a_scribble_does_not_outvote_clicks_by_its_cells():
+    """Three clicks say what three things are; a scribble within one of them takes nothing from the others."""
+    colours = np.zeros((48, 96, 3), np.uint8)
+    for i, colour in enumerate([(250, 30, 30), (30, 250, 30), (30, 30, 250)]):
+        colours[:, 32 * i : 32 * i + 32] = colour
+    video = Video(2, size=(48, 96))
+    video.images = np.clip(colours + np.random.default_rng(0).integers(-25, 26, (2, *colours.shape)), 0, 255).astype(
+        np.uint8
+    )
+    session = Session(COLOR, video, k=10, temperature=0.5, cache=None)
+    for label, x in enumerate((16, 48, 80)):
+        session.click(0, 24, x, label)
+    before = session.grid_labels()
+    assert {int(i) for i in before[0, 3, [2, 6, 10]]} == {0, 1, 2}
+    session.scribble(0, [(4, 80), (44, 80)], 2, width=9)
+    assert sum(session.marked_cells().values()) > session.k
+    assert np.array_equal(session.grid_labels(), before)
 
 
 def test_a_session_has_a_vote_of_its_own_where_lengths_are_one():

@@ -1,6 +1,6 @@
 // Keys, tooltips, and the list of keys.
 
-import { addObject, chooseNth, hide, rename, undo } from "./panel.js";
+import { addObject, chooseNth, forget, hide, rename, undo } from "./panel.js";
 import { fit, zoom, pending } from "./stage.js";
 import { changed, show, store } from "./store.js";
 import { leastSure, play } from "./timeline.js";
@@ -50,6 +50,7 @@ const KEYS = [
   ["F2", "Rename the object", () => rename()],
   ["H", "Hide or show the object", () => hide()],
   ["Delete", "Remove the selected mark", removeSelected],
+  ["Shift-Delete", "Delete the object"],
   ["Ctrl-Z", "Undo"],
   ["Ctrl-Shift-Z", "Redo"],
   ["Space", "Play; held: move the picture"],
@@ -118,6 +119,7 @@ function press(event) {
     show(event.key === "Home" ? 0 : store.state.count - 1);
   } else if (event.key === "Backspace") removeSelected();
   else if (/^[0-9]$/.test(event.key)) chooseNth(+event.key);
+  else if (event.key === "Delete" && event.shiftKey) forget();
   else if (key === "o") opacity(store.opacity + (event.shiftKey ? -0.1 : 0.1));
   else if (event.key === "+" || event.key === "=") zoom(1.25);
   else if (event.key === "-") zoom(0.8);

@@ -95,7 +95,7 @@ function row({ label, name }, index) {
   const off = store.hidden.has(label);
   small("hide", off ? "Show" : "Hide", () => hide(label), { "aria-label": `Hide ${called}`, "aria-pressed": String(off), "data-icon": off ? "hidden" : "eye", "data-key": "H" });
   small("rename", "Rename", () => rename(label), { "data-icon": "pencil", "data-key": "F2" });
-  small("delete", "Delete", () => forget(label), { "data-icon": "trash" });
+  small("delete", "Delete", () => forget(label), { "data-icon": "trash", "data-key": "Shift-Delete" });
   return item;
 }
 
@@ -111,7 +111,8 @@ export function rename(label = store.label) {
   drawObjects();
 }
 
-async function forget(label) {
+export async function forget(label = store.label) {
+  if (!store.state.objects.some((o) => o.label === label)) return;
   const called = nameOf(label);
   const done = await say({ op: "forget", label });
   if (!done) return;
@@ -162,7 +163,7 @@ function drawMarks() {
     };
     const dot = input.op === "mask" || input.op === "erase" ? made("span", { class: "swatch" }) : swatch(input.label);
     item.append(
-      made("button", { class: "name", "data-focus": `mark-${input.input}`, onclick: select, "aria-pressed": String(input.input === store.selected?.input) }, dot, made("span", {}, what)),
+      made("button", { class: "name", "data-focus": `mark-${input.input}`, "data-tip": "Select this mark", "data-key": "V", onclick: select, "aria-pressed": String(input.input === store.selected?.input) }, dot, made("span", {}, what)),
       made("button", {
         class: "icon", "data-focus": `remove-${input.input}`, "aria-label": `Remove ${what}`, "data-tip": "Remove", "data-key": "Delete",
         onclick: () => {

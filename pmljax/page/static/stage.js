@@ -81,8 +81,16 @@ export function picture(i) {
 }
 
 // Layers over the picture: painted anew only when what they show is another.
-const painted = { key: "", layer: null };
+const painted = { key: "", layer: null, map: null };
 const maps = { sure: new Map(), colours: new Map() };
+
+// How sure the vote is, and the marks that it is of: both of one state, the old one until both of the new are there.
+let agreed = null;
+function agreedOn(frame) {
+  const [map, packet] = [maps.sure.get(frame), packetOf(frame)];
+  if (map && packet && map.revision === packet.revision) agreed = { frame, map, inputs: packet.inputs };
+  return agreed?.frame === frame ? agreed : null;
+}
 
 function layer() {
   const { frame, mode, opacity } = store;
@@ -101,12 +109,12 @@ function layer() {
   const known = maps[mode].get(frame);
   const fresh = known && (mode === "colours" || known.revision >= store.state.revision);
   if (!fresh) fetchMap(mode, frame);
-  if (!known) return null;
-  const key = `${mode} ${frame} ${known.revision} ${opacity}`;
+  const map = mode === "sure" ? agreedOn(frame)?.map : known;
+  if (!map) return null;
+  const key = `${mode} ${frame} ${map.revision} ${opacity}`;
   if (painted.key !== key) {
     const paint = mode === "sure" ? paintMargins : paintColours;
-    painted.layer = canvasOf(paint(known.body, known.grid, opacity), mode);
-    painted.key = key;
+    Object.assign(painted, { layer: canvasOf(paint(map.body, map.grid, opacity), mode), map, key });
   }
   return painted.layer;
 }
@@ -172,7 +180,7 @@ function draw() {
       context.beginPath();
       context.rect(0, 0, width, height);
       context.clip();
-      const { grid, cell, origin } = maps[store.mode].get(store.frame);
+      const { grid, cell, origin } = painted.map;
       context.drawImage(over, origin[1], origin[0], cell[1] * grid[1], cell[0] * grid[0]);
       context.restore();
     }
@@ -194,7 +202,8 @@ export function colourOf(label) {
 }
 
 function marks() {
-  for (const input of packetOf(store.frame)?.inputs || []) {
+  const { inputs } = (store.mode === "sure" && agreedOn(store.frame)) || packetOf(store.frame) || { inputs: [] };
+  for (const input of inputs) {
     if (input.op !== "erase" && input.op !== "mask") mark(context, input, input.input === store.selected?.input);
   }
 }

@@ -195,6 +195,15 @@ export function toggleCursor() {
   redraw();
 }
 
+// The picture moves as far as it must for the cursor to stay in view.
+const EDGE = 24; // pixels of the window between it and the view's edge
+function follow([y, x]) {
+  const away = (at, size) => Math.min(size - EDGE - at, 0) + Math.max(EDGE - at, 0);
+  const dx = away(place.left + (x + 0.5) * place.scale, canvas.clientWidth);
+  const dy = away(place.top + (y + 0.5) * place.scale, canvas.clientHeight);
+  if (!place.whole && (dx || dy)) pan(dx, dy);
+}
+
 // Whether the key was the cursor's.
 export function cursorKey(event) {
   if (!pending.cursor) return false;
@@ -207,6 +216,7 @@ export function cursorKey(event) {
     ];
     pending.cursor = move(pending.cursor);
     drag(pending.cursor);
+    follow(pending.cursor);
     redraw();
   } else if (event.key === "Enter") {
     if (stroke) release();
