@@ -209,14 +209,14 @@ class Weighing(NamedTuple):
     """What a neighbour's vote weighs, by how much further than the nearest it is: `table[⌊distance/step⌋]`, 0 beyond its end.
 
     A table of whole numbers, not the exponential: so a vote too is the same to the last bit wherever it is computed.
-    first: what the nearest weighs besides, so that of two that share a step its label wins.  shared: whether k cells of a
-    line share a vote, as `weights_of` says.
+    first: what the nearest weighs besides, so that of two that share a step its label wins.  clicks: whether they weigh
+    more, as `weights_of` says.
     """
 
     step: np.float32
     table: Float[np.ndarray, "e"]
     first: np.float32
-    shared: np.bool_
+    clicks: np.bool_
 
 
 def weighing_of(temperature: float | None) -> Weighing:
@@ -246,18 +246,22 @@ def weights_of(
 ) -> tuple[Float[Array, "n k"], Int32[Array, "n k"]]:
     """(how much each neighbour's vote weighs, a whole number, 0 where there is none; the column of its label).
 
-    Where they are shared, a click weighs as much as k cells of a scribble, a box or a mask: those outnumber a few clicks, and
-    would take the whole picture.
+    Where clicks weigh more, one does as much as k cells of a scribble, a box or a mask (`clicks_weigh`): those outnumber a few
+    clicks, and would take the whole picture.
     """
     there = jnp.isfinite(distances)
     at = jnp.minimum(jnp.searchsorted(marked.places, places), len(marked.places) - 1)
     of, clicked = jnp.asarray(marked.columns)[at], jnp.asarray(marked.clicked)[at]
     beyond = jnp.where(there, distances - distances[:, :1], 0)
     at = jnp.minimum(beyond / weighing.step, ENTRIES - 1).astype(jnp.int32)
-    many = jnp.where(weighing.shared & ~clicked, distances.shape[1], 1)
-    whole = jnp.asarray(weighing.table, jnp.int32)[at]
-    weights = ((whole + many // 2) // many).astype(jnp.float32).at[:, 0].add(weighing.first)  # rounded
+    weights = jnp.asarray(weighing.table)[at].at[:, 0].add(weighing.first)
+    weights *= jnp.where(weighing.clicks & clicked, clicks_weigh(distances.shape[1]), 1)
     return jnp.where(there, weights, 0), of
+
+
+def clicks_weigh(k: int) -> int:
+    """As how many cells of a line a click weighs: k; of more than 15 neighbours so many that the sum of all stays under 2²⁴."""
+    return max(min(k, int(2**24 / (WHOLE + 1)) // k), 1)
 
 
 def _votes(

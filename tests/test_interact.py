@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import pmljax
 from pmljax import embedded, files
-from pmljax.answers import Marked, updated, weighing_of, weights_of
+from pmljax.answers import Marked, clicks_weigh, updated, weighing_of, weights_of
 from pmljax.config import ModelConfig
 from pmljax.embedded import CHUNK, LENGTH, embed_video, quantise
 from pmljax.errors import InputError
@@ -88,10 +88,9 @@ def by_hand(session, frame):
         further = (found - found[:, :1]) // step * step
         assert 128 * step <= unit or step == 1
         weights = np.round(2**16 * np.exp(-further / unit)).astype(int)
-        clicked = np.concatenate([m.clicked[m.cells >= 0] for _, m in sorted(marks.items())])
-        many = np.where(clicked, 1, session.k)[order]  # a click weighs as much as so many cells of a line
-        weights = (2 * weights + many) // (2 * many)  # rounded
         weights[:, :1] += 1  # of two that share a step the nearest
+        clicked = np.concatenate([m.clicked[m.cells >= 0] for _, m in sorted(marks.items())])
+        weights *= np.where(clicked, session.k, 1)[order]  # a click as much as so many cells of a line
     votes = ((labels[order][..., None] == ids) * weights[..., None]).sum(1)
     assert votes.max() < 2**24
     return ids[votes.argmax(-1)], at[order]
@@ -255,9 +254,13 @@ def test_distances_are_whole_numbers_that_float32_adds_without_rounding(rng):
 def test_the_nearer_neighbours_weigh_more():
     """In steps of less than a hundredth of the temperature, as whole numbers."""
     distances = jnp.array([[0.0, 1e5, 4e6, np.inf], [2e6, 2e6, 2e6, 8e6], [np.inf] * 4])
-    one = Marked(np.array([3], np.int32), np.array([1], np.int32), np.array([True]))
+    line, click = (Marked(np.array([3], np.int32), np.array([1], np.int32), np.array([c])) for c in (False, True))
     places = np.full((3, 4), 3, np.int32)
-    same, weighed = (np.asarray(weights_of(distances, places, weighing_of(t), one)[0]) for t in (None, 6e5))
+    same, weighed = (np.asarray(weights_of(distances, places, weighing_of(t), line)[0]) for t in (None, 6e5))
+    clicks = [np.asarray(weights_of(distances, places, weighing_of(t), click)[0]) for t in (None, 6e5)]
+    assert np.array_equal(clicks[0], same) and np.array_equal(clicks[1], 4 * weighed)
+    assert [clicks_weigh(k) for k in (1, 10, 15, 16, 50)] == [1, 10, 15, 15, 5]
+    assert all(k * clicks_weigh(k) * (2**16 + 1) < 2**24 for k in range(1, 51))
     whole = 2**16
     assert np.array_equal(same, [[whole] * 3 + [0], [whole] * 4, [0] * 4])
     near = whole * np.exp(-np.array([1e5, 4e6, 6e6]) / 6e5)
