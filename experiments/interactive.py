@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.interaction_curve import csv_curve, draw, summary, table
-from experiments.robot import next_click, next_gesture, scribbles
+from experiments.robot import next_click, scribbles
 from pmljax.data import davis
 from pmljax.data.frames import Frames
 from pmljax.device import keep_memory
@@ -137,8 +137,8 @@ def play(
             if user.kind != "scribbles":
                 # Where nothing is an object yet, only objects are errors, in the first frame that shows one. A pixel
                 # that was clicked is right from then on, so that none is clicked twice.
-                one = next_click if user.kind == "clicks" else next_gesture
-                edits = one(frame, video.truth[frame], labels[frame], rng, 1.0 if i else NEAR)
+                given = (frame, video.truth[frame], labels[frame], rng, 1.0 if i else NEAR)
+                edits = next_click(*given, lines=user.kind == "gestures")
             else:
                 edits = scribbles(frame, video.truth[frame], labels[frame])
             if edits:

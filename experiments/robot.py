@@ -57,31 +57,22 @@ def next_click(
     labels: UInt8[np.ndarray, "h w"],
     rng: np.random.Generator,
     share: float = 1.0,
+    *,
+    lines: bool = False,
 ) -> list[Edit]:
-    """The click, with the truth's label, on the most interior point of the largest error; nothing where all is right."""
+    """The click, with the truth's label, on the most interior point of the largest error; nothing where all is right.
+
+    lines: half of the time, by `rng`, the longest line that fits into the error instead: what a user of the page mixes.
+    """
     region = largest_error(truth, labels)
     if region is None:
         return []
-    point = interior_point(region, rng, share)
-    return [Edit("click", frame, int(truth[point]), (point,))]
-
-
-def next_gesture(
-    frame: int,
-    truth: UInt8[np.ndarray, "h w"],
-    labels: UInt8[np.ndarray, "h w"],
-    rng: np.random.Generator,
-    share: float = 1.0,
-) -> list[Edit]:
-    """As `next_click`, but half of the time the longest line that fits into the error: what a user of the page mixes."""
-    region = largest_error(truth, labels)
-    if region is None or rng.random() < 0.5:
-        return next_click(frame, truth, labels, rng, share)
-    lines = [smooth(path, region) for path in longest_paths(thin(opened(region)))] or dot(region)
-    if not lines:
-        return next_click(frame, truth, labels, rng, share)
-    line = max(lines, key=len)
-    return [Edit("scribble", frame, int(truth[region][0]), line)]
+    label = int(truth[region][0])
+    if lines and rng.random() < 0.5:
+        found = [smooth(path, region) for path in longest_paths(thin(opened(region)))] or dot(region)
+        if found:
+            return [Edit("scribble", frame, label, max(found, key=len))]
+    return [Edit("click", frame, label, (interior_point(region, rng, share),))]
 
 
 # Scribbles

@@ -94,8 +94,8 @@ def test_the_next_click_falls_into_the_largest_error(rng):
 def test_a_gesture_is_a_click_or_one_line_in_the_largest_error(rng):
     truth = np.zeros((40, 60), np.uint8)
     truth[5:25, 5:55], truth[30:38, 40:58] = 1, 2
-    assert robot.next_gesture(3, truth, truth, rng) == []
-    gestures = [edit for _ in range(20) for edit in robot.next_gesture(3, truth, np.zeros_like(truth), rng)]
+    assert robot.next_click(3, truth, truth, rng, lines=True) == []
+    gestures = [edit for _ in range(20) for edit in robot.next_click(3, truth, np.zeros_like(truth), rng, lines=True)]
     assert len(gestures) == 20 and {edit.op for edit in gestures} == {"click", "scribble"}
     for edit in gestures:
         assert (edit.frame, edit.label) == (3, 1) and all(truth[p] == 1 for p in edit.points)
