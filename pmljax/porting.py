@@ -26,8 +26,8 @@ class ImportTorch:
     The layout is recognised from names and shapes. A bare ResNet trunk needs --layout: torchvision's and DeepLab-v2's names
     are the same, their geometry is not. Every tensor without a place and every variable without a weight is listed. A file
     that has only a trunk gets the paper's head with random weights: of a DeepLab-v2 a beginning for `pmljax train --recipe
-    paper --init imported`, nothing to segment with. Writes OUT/model.safetensors, OUT/rest.safetensors (counters,
-    classifier) and OUT/import.json.
+    paper --init imported`, nothing to segment with. Frames are labelled by this package's presets: --plain is nearest to what
+    the reproductions do. Writes OUT/model.safetensors, OUT/rest.safetensors (counters, classifier) and OUT/import.json.
     """
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]

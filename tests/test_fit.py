@@ -421,8 +421,14 @@ def test_a_save_is_not_cut_off(tmp_path, monkeypatch, number, ends):
         return folder
 
     monkeypatch.setattr(checkpoint, "open_folder", told)
-    with ends_when_told(), pytest.raises(ends):
-        train(tmp_path / "a")
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which a shell's background process is begun without
+    try:
+        with ends_when_told(), pytest.raises(ends):
+            train(tmp_path / "a")
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert at == [0, 5] and checkpoint.find(tmp_path / "a").name == "5"
     train(tmp_path / "a")
