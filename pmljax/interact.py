@@ -234,9 +234,8 @@ class Session:
         known = np.isin(marked, before, assume_unique=True)
         rows[known] = self._rows[np.isin(before, marked, assume_unique=True)]
         rows[~known] = self.embedded.rows(marked[~known])
-        self.edits, self.undone = edits, undone
-        self._marked, self._labels, self._rows = marked, labels, rows
-        self._marks, self._clicked = marks, clicked
+        self.edits, self.undone, self._marks = edits, undone, marks
+        self._marked, self._labels, self._clicked, self._rows = marked, labels, clicked, rows
 
     def inputs(self) -> dict[int, Edit]:
         """{its index in `edits`: input} of the inputs that hold, without those that forgotten objects had."""
@@ -280,8 +279,7 @@ class Session:
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.embedded.count:
             raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
         chunk, f = divmod(int(frame), CHUNK)
-        marked, ids = self._padded()
-        answer = self._answer(chunk)
+        (marked, ids), answer = self._padded(), self._answer(chunk)
         found = (answer.distances, answer.places, np.int32(f), self._weighing, marked)
         shares = votes(*found, cells=self.embedded.cells, labels=len(ids))
         return np.asarray(shares).reshape(*self.embedded.grid, -1), ids
