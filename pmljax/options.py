@@ -18,9 +18,9 @@ def check_together(options: Any, needed: Mapping[str, str]) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     for name, other in needed.items():
         if getattr(options, name) != defaults[name] and not getattr(options, other):
-            one, both = (f"--{n.replace('_', '-')}" for n in (name, other))
+            this, missing = (f"--{n.replace('_', '-')}" for n in (name, other))
             raise InputError(
-                f"{one} {getattr(options, name)}: found no {both}; expected both, as it has no effect alone"
+                f"{this} {getattr(options, name)}: found no {missing}; expected both, as it has no effect alone"
             )
 
 
@@ -33,7 +33,7 @@ def plain_help() -> ConstructorRegistry:
     registry, asking = ConstructorRegistry(), False
 
     @registry.struct_rule
-    def flowing(info: StructTypeInfo) -> StructConstructorSpec | None:
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         nonlocal asking
         if asking:  # the rules of tyro itself
             return None
