@@ -97,6 +97,8 @@ class Annotate:
 
             class Server(uvicorn.Server):
                 def handle_exit(self, sig: int, frame: Any) -> None:
+                    if signals:  # it ends, within seconds; hurried, uvicorn would leave the worker in compiled code
+                        return
                     signals.append(sig)
                     desk.leave()  # before uvicorn waits for what listens to it
                     super().handle_exit(sig, frame)

@@ -24,7 +24,7 @@ from pmljax.files import asked_file, write_file
 from pmljax.options import plain_help
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
-from pmljax.terminal import note, progress, show, status, text_table
+from pmljax.terminal import interrupted_once, note, progress, show, status, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT, SHA256
 
@@ -244,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.argv[1:2] == ["annotate"]:
             share_memory()
         keep_compiled()
+        interrupted_once()
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

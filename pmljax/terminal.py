@@ -15,6 +15,7 @@ from pmljax.errors import InputError
 from pmljax.metrics import COLUMNS
 
 SCORES = ("J&F", "mean IoU")  # of a validation during training
+HURRY = 1.0  # seconds in which a second Ctrl-C is the same one: a shell's, and a program's between that hands it on
 
 
 def text_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -104,6 +105,23 @@ def ends_when_told() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def interrupted_once() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt once: what ends for it is not disturbed by the next. After HURRY seconds
+    another ends the process at once. For a process of our own; where Ctrl-C is ignored or taken already, nothing happens.
+
+    Twice, it cut off what waits for threads, and those still inside of compiled code took the process down.
+    """
+
+    def first(*_: object) -> None:
+        begin = time.monotonic()
+        # Nothing acknowledged is lost, as by any kill.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130) if time.monotonic() - begin > HURRY else None)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, first)
 
 
 def note(message: str) -> None:

@@ -9,7 +9,6 @@ import pytest
 import pmljax
 from pmljax.adaptation import Adaptation, Found, adapt, search, withdraw, within_reach
 from pmljax.errors import InputError
-from pmljax.labelling import segment_frame
 from pmljax.metrics import frame_scores
 from pmljax.presets import Preset
 from pmljax.references import References
@@ -401,13 +400,32 @@ def test_what_is_skipped_is_computed_for_the_frames_after_it():
 
 
 def test_a_second_frame_compiles_nothing(rng):
-    frames = rng.integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
+    """Whatever is compiled, by whichever thread: the calls of a stream and what stands between them."""
+    frames = rng.integers(0, 255, (4, *SIZE, 3), dtype=np.uint8)
+    labels = np.uint8(frames[0, ..., 0] > 128)
     preset = with_adaptation(frames=2, window=2)
-    state = start(COLOR, frames[0], np.uint8(frames[0, ..., 0] > 128), preset=preset)
-    state, _ = step(COLOR, state, frames[1])
-    before = segment_frame._cache_size()
-    step(COLOR, state, frames[2])
-    assert segment_frame._cache_size() == before
+    compiled = []
+
+    def heard(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        state = start(COLOR, frames[0], labels, preset=preset)
+        state, _ = step(COLOR, state, frames[1])
+        assert compiled  # so it is heard
+        before = len(compiled)
+        for frame in frames[2:]:
+            state, out = step(COLOR, state, frame)
+            np.asarray(out)
+        assert len(compiled) == before
+        stream = segment(COLOR, list(frames) * 2, labels, preset=preset)
+        first, second = next(stream), next(stream)
+        before = len(compiled)
+        assert len([first, second, *stream]) == 8 and len(compiled) == before
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 def test_bad_configurations_and_no_room_for_a_mask(rng):

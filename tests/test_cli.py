@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import pmljax
-from pmljax import cli, results
+from pmljax import cli, results, terminal
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
 from pmljax.labels import encode_labels, read_labels
@@ -662,6 +662,26 @@ def test_whoever_reads_the_output_may_stop_reading(code):
         assert process.stdout and process.stderr
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 1
+
+
+def test_a_second_ctrl_c_does_not_disturb_what_the_first_ended(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a shell's background process: it stays so
+    try:
+        terminal.interrupted_once()
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        terminal.interrupted_once()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not ended
+        monkeypatch.setattr(terminal, "HURRY", 0.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ended == [130]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_streams_that_are_closed_and_no_home(tmp_path):

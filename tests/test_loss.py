@@ -254,14 +254,15 @@ def soft_by_hand(anchors, anchor_labels, pool, pool_labels, temperature, weights
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("temperature", [0.05, 1.0, None])
 def test_soft_loss_against_a_loop(weighted, temperature):
     for seed in range(4):
         a, al, p, pl = clip(seed, labels=3)
         weights = np.random.default_rng(seed).random(len(a)).astype("f") if weighted else np.ones(len(a), "f")
         given = {"weights": weights} if weighted else {}
-        value, found, (gradient, _) = compiled(soft_triplet_loss)(a, al, p, pl, temperature=temperature, **given)
-        expected, by_anchor, counted = soft_by_hand(a, al, p, pl, temperature, weights)
+        given |= {} if temperature is None else {"temperature": temperature}
+        value, found, (gradient, _) = compiled(soft_triplet_loss)(a, al, p, pl, **given)
+        expected, by_anchor, counted = soft_by_hand(a, al, p, pl, temperature or 0.1, weights)
         assert np.isclose(value, expected, rtol=1e-5) and np.allclose(gradient, by_anchor, atol=2e-5)
         hard = triplet_loss(a, al, p, pl, labels=3)
         assert found.anchors == counted == hard.anchors and np.isclose(found.nearer, hard.nearer)

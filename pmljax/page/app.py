@@ -82,7 +82,9 @@ def make_app(desk: Desk, token: str, host: str = "127.0.0.1") -> Guard:
         if isinstance(item, dict) and item.get("op") == "mask":
             raise InputError("input: found a mask; expected its PNG, sent to mask")
         edit, seen = from_json(item), item.get("revision")
-        return await _input(lambda: desk.edit(edit, view, seen if type(seen) is int else None))
+        if type(seen) not in (int, type(None)):
+            raise InputError(f"revision: found {seen!r:.40}, expected a whole number")
+        return await _input(lambda: desk.edit(edit, view, seen))
 
     async def mask(request: Request) -> Response:
         frame, view = _number(request, "frame"), _number(request, "view")
