@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -245,6 +246,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             share_memory()
         keep_compiled()
         interrupted_once()
+        # Of what is taken all the same: an odd EXIF, many pixels; a cache without room.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

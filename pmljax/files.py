@@ -39,7 +39,7 @@ def temporary_name(path: Path) -> Path:
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush a finished temporary file to the disk and give it its name."""
-    with open(temporary, "rb") as file:
+    with open(temporary, "r+b") as file:  # for writing, as Windows flushes no other
         os.fsync(file.fileno())
     os.replace(temporary, path)
 

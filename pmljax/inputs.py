@@ -30,6 +30,7 @@ import numpy as np
 
 from pmljax.errors import InputError
 from pmljax.labels import VOID, check_labels, encode_labels
+from pmljax.pictures import UNREADABLE, unstretched
 
 PLACED = ("click", "scribble", "box", "mask", "erase")  # what has a frame
 LONGEST_NAME = 80  # characters
@@ -162,14 +163,17 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def _mask_of(text: Any, where: str) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
+        data = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(data)) as image:
             if image.mode in ("P", "L"):
-                return np.array(image)
+                return unstretched(np.array(image), data) if image.mode == "L" else np.array(image)
             what = f"an image of mode {image.mode}"
-    except (TypeError, ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        what = "no image"
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         what = f"no image ({error})"
     raise InputError(
         f"{where}: found {what} in labels, expected a PNG in base64, palette or grey, whose values are ids"

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Float32, Integer, UInt8
 
 from pmljax.errors import InputError
 from pmljax.files import write_file
+from pmljax.pictures import UNREADABLE, refuse_deep_png, refuse_several, unstretched, upright
 
 VOID = 255
 MAX_OBJECTS = 254
@@ -96,10 +97,11 @@ def white_on_black(data: bytes, path: str = "mask") -> bool:
 
 
 def has_ids(path: str | Path) -> bool:
-    """Whether a mask has ids for certain: other grey values than 0 and 255, other indices of a palette than 0, 1 and 255.
-    What belongs with it has ids too."""
+    """Whether a mask has ids for certain: other grey values than 0 and 255, other indices or colours of a palette than 0, 1 and
+    255. What belongs with it has ids too."""
     mode, pixels = _decode(_bytes_of(path), str(path))
-    return mode in "LP" and not set(np.unique(pixels)) <= ({0, VOID} if mode == "L" else {0, 1, VOID})
+    pixels = _from_colours(pixels, path) if mode == "RGB" else pixels
+    return mode != "1" and not set(np.unique(pixels)) <= ({0, VOID} if mode == "L" else {0, 1, VOID})
 
 
 def decode_labels(data: bytes, path: str = "mask", *, ids: bool = False) -> UInt8[np.ndarray, "h w"]:
@@ -145,7 +147,7 @@ def _bytes_of(path: str | Path) -> bytes:
 def inverted(path: str | Path) -> str | None:
     """What to say of a mask that looks like something else than it is read as: its palette shows another index than 0, the
     background, as black, as programs write it that count a picture's colours."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -153,7 +155,7 @@ def inverted(path: str | Path) -> str | None:
             if image.mode != "P" or not colours[0].any():
                 return None
             used = np.unique(np.array(image))
-    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (*UNREADABLE, Image.DecompressionBombError):
         return None
     others = used[(used > 0) & (used < len(colours))]
     black = [int(i) for i in others if not colours[i].any()]
@@ -171,15 +173,15 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
     try:
         refuse_deep_png(path, "a mask of 8 bits: palette, grey, 1-bit or RGB", data[:25])
         with Image.open(io.BytesIO(data)) as image:
+            refuse_several(image, path)
             if image.format in ("JPEG", "MPO"):
                 raise InputError(f"{path}: found a JPEG, whose compression changes ids; expected a PNG mask")
-            mode = image.mode
+            mode, pixels = image.mode, np.array(upright(image))
             if mode in ("P", "1", "L"):
-                return mode, _unstretched(np.array(image), data) if mode == "L" else np.array(image)
+                return mode, unstretched(pixels, data) if mode == "L" else pixels
             if mode == "RGB":
-                return mode, np.array(image)
+                return mode, pixels
             if mode in ("LA", "La", "PA", "RGBA"):
-                pixels = np.array(image)
                 if _flat(pixels[..., :-1]) and not _flat(pixels[..., -1:]):
                     raise InputError(f"{path}: found a shape in the alpha channel alone, expected it in the colours")
                 return (mode[0], pixels[..., 0]) if mode != "RGBA" else ("RGB", pixels[..., :3])
@@ -187,31 +189,13 @@ def _decode(data: bytes, path: str) -> tuple[str, np.ndarray]:
         raise
     except UnidentifiedImageError:
         raise InputError(f"{path}: found no readable image; expected a PNG mask") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found no readable image ({error}); expected a PNG mask") from None
     raise InputError(f"{path}: found pixels of mode {mode}, expected a mask of 8 bits: palette, grey, 1-bit or RGB")
 
 
 def _flat(pixels: UInt8[np.ndarray, "h w c"]) -> bool:
     return bool((pixels == pixels[:1, :1]).all())
-
-
-def _unstretched(pixels: UInt8[np.ndarray, "h w"], data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """The values as a grey PNG has them: of 2 or 4 bits Pillow stretches them to 0…255. Black and white stay 0 and 255."""
-    step = {b"\x02\x00": 85, b"\x04\x00": 17}.get(data[24:26] if data.startswith(b"\x89PNG\r\n") else b"", 1)
-    return pixels if set(np.unique(pixels)) <= {0, 255} else pixels // np.uint8(step)
-
-
-def refuse_deep_png(path: str | Path, expected: str, head: bytes | None = None) -> None:
-    """InputError for a PNG of 16 bits a channel, which Pillow would read by dropping half of them.
-
-    head: how the file begins, where it was read already.
-    """
-    if head is None:
-        with open(path, "rb") as file:
-            head = file.read(25)
-    if head.startswith(b"\x89PNG\r\n") and head[24:] == b"\x10":
-        raise InputError(f"{path}: found a PNG of 16 bits a channel, expected {expected}")
 
 
 def _from_grey(pixels: UInt8[np.ndarray, "h w"], path: str | Path) -> UInt8[np.ndarray, "h w"]:

@@ -104,14 +104,27 @@ def left_out(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray])
 
 
 def remarks(paths: list[Path], frames: Frames, masks: Mapping[int, np.ndarray]) -> list[str]:
-    """What to say of how `read_masks` took the masks: what it left out, a palette that looks like something else, and that
-    there is no background."""
+    """What to say of how `read_masks` took the masks: what it left out, a palette that looks like something else, white that is
+    void beside ids, and that there is no background."""
     files = list_images(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
     palette = next(filter(None, map(inverted, files)), None)
     marked = {i for mask in masks.values() for i in object_ids(mask)}
     alone = f"object {min(marked)} alone is marked, so everything is it: leave the background of the first mask at 0"
     background = not masks or (masks[min(masks)] == 0).any()
-    return [s for s in (palette, "" if background or len(marked) > 1 else alone, left_out(paths, frames, masks)) if s]
+    void = next((f for f in files if len(files) > 1 and _void_alone(f, frames, any_ids(files))), None)
+    white = (
+        f"{void}: white is void beside masks with ids, so that it marks nothing: give its object an id" if void else ""
+    )
+    alone = "" if background or len(marked) > 1 else alone
+    return [said for said in (palette, white, alone, left_out(paths, frames, masks)) if said]
+
+
+def _void_alone(path: Path, frames: Frames, ids: bool) -> bool:
+    """Whether the mask of a chosen frame is void and background."""
+    if frames.position(path.stem) is None:
+        return False
+    labels = read_labels(path, ids=ids)
+    return bool((labels == VOID).any()) and not object_ids(labels)
 
 
 def first_mask(sequence: Sequence, frames: Frames, year: int) -> dict[int, np.ndarray]:
@@ -214,7 +227,9 @@ def _write(
             if not count:
                 begun = stamps[0].seconds  # the overlay begins with the first chosen frame
                 _claim(out, identity, frames, overwrite)
-                video = None if overlay == "none" else stack.enter_context(VideoWriter(out / f"overlay.{overlay}"))
+                if overlay != "none":
+                    writer = VideoWriter(out / f"overlay.{overlay}", aspect=frames.aspect)
+                    video = stack.enter_context(writer)
             frame = stamps.popleft()
             path = out / f"{frame.name}.png"
             if labels is None:

@@ -137,7 +137,8 @@ class Segment:
         if len(ways) != 1:
             found = " and ".join(f"--{n}" for n in ways) or "none"
             raise InputError(f"found {found}; expected one of --mask, --clicks, --scribbles and --edits")
-        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every)
+        files = [path for path in self.mask if path.is_file()]  # which may lie among the frames
+        frames = open_frames(self.input, start=self.start, end=self.end, every=self.every, without=files)
         if not self.mask:
             return self.from_inputs(frames)
         if self.neighbours is not None:

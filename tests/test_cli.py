@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from importlib.metadata import version
 
 import av
@@ -598,11 +599,40 @@ def test_grey_masks_beside_a_palette_with_ids(segment, made, tmp_path):
     masks.mkdir()
     pmljax.save_labels(masks / "00000.png", np.where(made.truth[0] > 0, 2, 0))
     Image.fromarray(np.where(made.truth[3] > 0, 255, 0).astype(np.uint8)).save(masks / "00003.png")
-    assert segment(mask=masks)[0] == 0  # 255 is void there, and says nothing
-    assert set(np.unique(labels_of(tmp_path / "out"))) == {0, 2}
-    (masks / "00006.png").write_text("no picture")
-    status, _, err = segment(made.folder, "--end", "5", mask=masks, out=tmp_path / "part")  # and was not asked for
+    status, _, err = segment(mask=masks)  # 255 is void there, and says nothing: which is said
+    assert status == 0 and set(np.unique(labels_of(tmp_path / "out"))) == {0, 2}
+    assert "00003.png: white is void beside masks with ids" in err and err.count("\n") == 1
+    status, _, err = segment(made.folder, "--every", "2", mask=masks, out=tmp_path / "chosen")
     assert status == 0 and not err
+    (masks / "00006.png").write_text("no picture")
+    status, _, err = segment(made.folder, "--end", "3", mask=masks, out=tmp_path / "part")  # and was not asked for
+    assert status == 0 and not err
+
+
+def test_a_mask_that_lies_among_the_frames_is_none(segment, made, tmp_path):
+    """Whether its name is before all others or within them, and where two would have one name."""
+    segment()
+    for name in ("first.png", "00003_mask.png", "00000.png"):
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        for path in made.folder.iterdir():
+            other = folder / path.name.replace(".png", ".bmp" if name == "00000.png" else ".png")
+            Image.open(path).save(other)
+        (folder / name).write_bytes(made.mask.read_bytes())
+        status, _, err = segment(folder, mask=folder / name, out=tmp_path / "inside" / name)
+        assert status == 0 and not err, err
+        assert np.array_equal(labels_of(tmp_path / "inside" / name), labels_of(tmp_path / "out"))
+
+
+def test_an_overlay_is_shown_as_wide_as_its_video(segment, made, tmp_path):
+    with VideoWriter(tmp_path / "wide.mp4", aspect=Fraction(2)) as video:
+        for i, frame in enumerate(made.frames):
+            video.write(np.pad(frame, ((0, 1), (0, 0), (0, 0)), "edge"), i / 24)
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(encode_labels(np.pad(made.truth[0], ((0, 1), (0, 0)), "edge")))
+    assert open_frames(tmp_path / "wide.mp4").aspect == 2
+    assert segment(tmp_path / "wide.mp4", mask=mask)[0] == 0
+    assert open_frames(tmp_path / "out/overlay.mp4").aspect == 2
 
 
 def test_links_do_not_lead_into_the_folder_to_write_to(segment, made, tmp_path):

@@ -412,6 +412,25 @@ def test_other_containers_that_were_cut_off(name, codec, tmp_path, rng):
     assert 1 <= len(seen) < 24
 
 
+@pytest.mark.parametrize("name", ["t.gif", "t.apng", "p.gif", "p.png"])
+def test_pictures_that_move_and_were_cut_off(name, tmp_path, rng):
+    """t: FFmpeg's own; p: Pillow's, of which the gif has tables of colours for each picture."""
+    path, images = tmp_path / name, rng.integers(0, 256, (12, 48, 64, 3), np.uint8)
+    if name[0] == "t":
+        write_video(path, images, *(("gif", "rgb8") if name.endswith("gif") else ("apng", "rgb24")))
+    else:
+        first, *others = map(Image.fromarray, images)
+        first.save(path, save_all=True, append_images=others, duration=100, comment=b"of noise")
+    whole = path.read_bytes()
+    assert len(list(open_frames(path))) == 12
+    path.write_bytes(whole + b"trailer" * 20_000)
+    assert len(list(open_frames(path))) == 12
+    for part in (0.35, 0.6, 0.999):
+        path.write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(InputError, match=rf"{name}: .*(cut off|cannot be decoded)"):
+            list(open_frames(path))
+
+
 def test_an_avi_whose_writer_could_not_come_back_is_whole(tmp_path, clip):
     path = write_video(tmp_path / "t.avi", clip, "mpeg4")
     whole = path.read_bytes()

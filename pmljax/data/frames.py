@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ class Frames:
     size: (h, w).  count: how many frames (of a video at most: its packets), None where only decoding would tell.
     names: of all frames of the source, None for videos, whose frames are named 00000, 00001, ….
     chosen: which of them make the stream.  files: what is read.  total: `count` of all, chosen or not.
+    aspect: width of a pixel as it is to be shown, its height 1.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Frames:
     files: list[Path]
     read: Callable[[], Iterator[Stamped]]
     total: int | None = None
+    aspect: Fraction = Fraction(1)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame.image for frame in self.stamped())

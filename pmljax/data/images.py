@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pmljax.data.frames import RATE, Frames, Stamped, one_name_each
 from pmljax.errors import InputError
-from pmljax.labels import refuse_deep_png
+from pmljax.pictures import UNREADABLE, orientation, refuse_deep_png, refuse_several, upright
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jfif", ".jpe")
+OTHERS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".exr", ".tga")  # pictures too, which would be missing
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -33,23 +34,25 @@ def frame_number(stem: str, index: int) -> int:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as uint8 RGB `[h, w, 3]`, EXIF orientation applied; InputError if it is broken, truncated or deeper."""
-    from PIL import Image, ImageOps
+    """A picture as uint8 RGB `[h, w, 3]`, EXIF orientation applied; InputError if it is broken, truncated, a PNG of 16 bits a
+    channel, or of one channel that is deeper."""
+    from PIL import Image
 
     try:
         refuse_deep_png(path, "a picture of 8 bits a channel")
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: found pixels of mode {image.mode}, expected a picture of 8 bits a channel")
+            refuse_several(image, path)
             image.load()
-            image = ImageOps.exif_transpose(image)
+            image = upright(image)
             # By way of RGBA, as Pillow warns of a palette's transparency otherwise; the colours are the same.
             return np.array((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a picture") from None
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: broken or truncated picture ({error}); expected a whole one") from None
 
 
@@ -60,22 +63,29 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         refuse_deep_png(path, "a picture of 8 bits a channel")
         with Image.open(path) as image:
+            refuse_several(image, path)
             w, h = image.size
-            # EXIF orientations 5…8 lie on their side; XMP may say them too. Without either, asking would decode a whole PNG.
-            said = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
-            sideways = said and image.getexif().get(0x0112, 1) >= 5
-            return (w, h) if sideways else (h, w)
+            return (w, h) if orientation(image) >= 5 else (h, w)
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: found no readable picture ({error}); expected jpg or png") from None
 
 
-def open_folder(folder: Path, chosen: slice = slice(None)) -> Frames:
-    """The pictures of a folder as a stream; every header is looked at first, so that odd sizes fail before any work."""
-    files = list_images(folder)
+def open_folder(folder: Path, chosen: slice = slice(None), without: Collection[Path] = ()) -> Frames:
+    """The pictures of a folder as a stream; every header is looked at first, so that odd sizes fail before any work.
+
+    without: files that are none of its frames, wherever they are.
+    """
+    left = {path.resolve() for path in without}
+    files = [path for path in list_images(folder) if path.resolve() not in left]
     if not files:
         raise InputError(f"{folder}: found no pictures ({', '.join(SUFFIXES)}); expected a folder of frames")
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in OTHERS and not path.name.startswith("."):
+            raise InputError(
+                f"{path}: found a picture that is not read here, beside frames; expected {', '.join(SUFFIXES)}"
+            )
     return open_files(folder, files, chosen)
 
 

@@ -8,12 +8,13 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
 
 from pmljax.data.frames import RATE, Frames, Stamped
+from pmljax.data.whole import cut_off
 from pmljax.errors import InputError
 from pmljax.files import publish, temporary_name
 
@@ -32,7 +33,11 @@ def open_video(path: Path, chosen: slice = slice(None)) -> Frames:
     total = _count(path)
     count = None if total is None else len(range(*chosen.indices(total)))
     size = (first.image.shape[0], first.image.shape[1])
-    return Frames(path, size, count, None, chosen, [path], read, total)
+    return Frames(path, size, count, None, chosen, [path], read, total, _aspect(path, size))
+
+
+# What FFmpeg opens besides. A playlist's files are others, which may change or be anywhere.
+NO_VIDEO = {"tty": "a text", "concat": "a playlist", "hls": "a playlist", "dash": "a playlist", "sdp": "a playlist"}
 
 
 @contextmanager
@@ -50,10 +55,21 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
             f"{path}: found no readable video ({what}); expected mp4, mov, avi, mkv, webm or gif"
         ) from None
     with container:
+        if container.format.name in NO_VIDEO:
+            raise InputError(
+                f"{path}: found {NO_VIDEO[container.format.name]}; expected mp4, mov, avi, mkv, webm or gif"
+            )
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a piece of music
             raise InputError(f"{path}: found no video stream; expected mp4, mov, avi, mkv, webm or gif")
         yield container, stream
+
+
+def _aspect(path: Path, size: tuple[int, int]) -> Fraction:
+    """Of a pixel of a frame of `size` as it is decoded, turned."""
+    with _open(path) as (_, stream):
+        told = stream.sample_aspect_ratio or Fraction(1)  # 0: not said
+        return told if size == (stream.height, stream.width) else 1 / told
 
 
 def _count(path: Path) -> int | None:
@@ -87,7 +103,7 @@ def _decode(path: Path) -> Iterator[Stamped]:
         except (FFmpegError, OSError, ValueError) as error:
             what = getattr(error, "strerror", None) or error
             raise InputError(f"{path}: frame {index:05d} cannot be decoded ({what}); expected a whole video") from None
-    if _cut_off(path):
+    if cut_off(path):
         raise InputError(
             f"{path}: the file is cut off, frame {index:05d} and later are missing; expected a whole video"
         )
@@ -114,61 +130,16 @@ def upright(image: UInt8[np.ndarray, "h w 3"], matrix: Num[np.ndarray, "3 3"]) -
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-BOXES = b"moov mdat moof mfra free skip wide uuid meta sidx styp udta pdin".split()
-
-
-def _cut_off(path: Path) -> bool:
-    """Whether a file ends before it says so itself. Decoders take such a file for a shorter video."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(64)
-        if head[4:8] == b"ftyp":
-            return _boxes_end(file, size) > size
-    if (
-        head[:4] == b"RIFF"
-    ):  # avi; 0 or all ones where its writer could not come back to say, and some count these 8 bytes too
-        length = int.from_bytes(head[4:8], "little")
-        return length != 0xFFFFFFFF and length > size
-    if head[:4] == b"\x1a\x45\xdf\xa3":  # mkv, webm: a header, then one segment with all else
-        header, at = _ebml_size(head, 4)
-        segment = at + (header or 0)
-        length, begin = _ebml_size(head, segment + 4)
-        return head[segment : segment + 4] == b"\x18\x53\x80\x67" and begin + (length or 0) > size
-    return False
-
-
-def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Where the last of the outer boxes of an mp4 or mov ends. What cameras append behind that is no box."""
-    start = 0
-    while start + 8 <= size:
-        file.seek(start)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:  # a length of 64 bits follows
-            length = int.from_bytes(head[8:16], "big")
-        if length < 8 or (head[4:8] not in BOXES and start):  # 0: to the end of the file
-            return start
-        start += length
-    return start
-
-
-def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
-    """(a length as EBML writes it, None where it is left open, and where what has it begins)."""
-    first = data[at] if at < len(data) else 0
-    octets = 9 - first.bit_length()  # as many as the leading zeros say
-    value = int.from_bytes(data[at : at + octets], "big") & ((1 << 7 * octets) - 1)
-    return (None if octets > 8 or value == (1 << 7 * octets) - 1 else value), at + octets
-
-
 class VideoWriter:
     """Write RGB frames to `path` (.mp4 or .gif) one by one; the file appears under its name when all is written.
 
     A context manager: leaving it by an error removes the unfinished file.
     threads: of the mp4's encoder; 0: as many as it likes. With a number given, the same frames make the same file each time.
+    aspect: as `Frames.aspect`; of an mp4.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0):
-        self.path, self.threads = path, threads
+    def __init__(self, path: Path, *, threads: int = 0, aspect: Fraction = Fraction(1)):
+        self.path, self.threads, self.aspect = path, threads, aspect
         self.temporary = temporary_name(path)
         self.gif = path.suffix.lower() == ".gif"
         self.clock = 100 if self.gif else 90_000  # ticks a second: what the formats store
@@ -191,6 +162,8 @@ class VideoWriter:
             options |= {"threads": str(self.threads)} if self.threads else {}
             self.stream = self.container.add_stream("libx264", rate=round(RATE), options=options)
             self.stream.pix_fmt = "yuv420p"
+            if self.aspect != 1:
+                self.stream.sample_aspect_ratio = self.aspect
             context = self.stream.codec_context  # players guess where nothing says it, and for high frames wrongly
             context.colorspace = context.color_primaries = context.color_trc = 6  # BT.601, as PyAV converts
             context.color_range = 1  # 16…235

@@ -36,7 +36,7 @@ def masks(path: Path, session: Session, frames: Frames, names: list[str], going:
 def overlay(path: Path, session: Session, frames: Frames, names: list[str], going: Going) -> None:
     """The video with the masks painted over it, at its own times."""
     begun = None
-    with VideoWriter(path) as video:
+    with VideoWriter(path, aspect=frames.aspect) as video:
         for frame, labels in zip(frames.stamped(), _labels(session, going), strict=True):
             begun = frame.seconds if begun is None else begun
             video.write(paint(frame.image, labels), frame.seconds - begun)
