@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
@@ -65,6 +66,9 @@ class Adaptation:
     """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
+        whole = (self.frames, self.every, self.older, self.memory, self.erosion, self.window or 0, self.reach or 0)
+        if not all(isinstance(n, int | np.integer) for n in whole) or self.rule not in ("all", "unanimous"):
+            raise InputError(f"{self}: expected whole numbers, and all or unanimous as rule")
         low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.older, self.memory, self.erosion)
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
@@ -110,6 +114,12 @@ def search(
     queries, n = embedding.reshape(-1, d), adaptation.frames
     user = references.valid.shape[0] - adaptation.rows(y * x)
     begin = references.valid.shape[0] - adaptation.ring(y * x)
+    if user <= 0 or references.embedding.shape[1] != d:
+        found = f"{references.valid.shape[0]} rows of {references.embedding.shape[1]}"
+        raise InputError(
+            f"references: found {found}, expected more than {adaptation.rows(y * x)} of {d}: those of a stream begun with this"
+            " network, preset and size"
+        )
     asking, rows, valid = queries, references.embedding[:begin], references.valid[:begin]
     if metric != "l2" and (stretch or adaptation.memory):
         raise InputError(f"metric {metric}: expected l2 with a {'stretch' if stretch else 'memory'}")

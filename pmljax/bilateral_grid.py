@@ -9,6 +9,7 @@ axis), `o` labels or other channels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -49,6 +50,9 @@ class BilateralConfig:
         for name in ("sigma_luma", "sigma_chroma", "sigma_space"):
             if not 0.001 <= getattr(self, name) <= 256:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected .001…256")
+        for name in ("smoothness", "tolerance", "diagonal_floor", "border_confidence"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
         luma, chroma = self.levels
         if luma * chroma * chroma * self.sigma_space**2 + self.sigma_space**2 >= 2**31:
             raise ValueError(

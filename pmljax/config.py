@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import jax.numpy as jnp
 
 from pmljax.errors import InputError
-from pmljax.resnet import BLOCKS, Geometry, NormKind, grid_size
+from pmljax.resnet import BLOCKS, GROUPS, Geometry, NormKind, grid_size
 
 Scaling = Literal["imagenet", "bgr", "rgb", "standardise"]
 Position = Literal["none", "yx", "yxt", "zeros", "ijn"]
@@ -21,6 +21,10 @@ ENLARGED = 2  # how many times as large a small frame is shown to the network, a
 ShortSide = int | tuple[int, int | None] | None
 """Pixels of a frame's short side as the network sees it. A number: a longer one is scaled down to it. (least, most): a
 shorter one is scaled up to the least, too, at most twice. None: as it is."""
+
+
+def _tuples(x: Any) -> Any:
+    return tuple(map(_tuples, x)) if isinstance(x, list | tuple) else x
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class ModelConfig:
     """Of the computation; parameters are float32."""
 
     def __post_init__(self):
+        for name in ("taps", "head", "input_size"):  # lists, as JSON has them, are no part of what is compiled for
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
         if self.depth not in (0, *BLOCKS):
             raise InputError(f"depth {self.depth}: expected one of {', '.join(map(str, BLOCKS))} (or 0: colours)")
         if self.stride not in (4, 8, 16):
@@ -72,16 +78,22 @@ class ModelConfig:
         for name, kind in kinds.items():
             if (found := getattr(self, name)) not in get_args(kind):
                 raise InputError(f"{name} {found}: expected one of {', '.join(get_args(kind))}")
-        pairs = [*self.head, *([self.input_size] if self.input_size else [])]
-        whole = all(len(pair) == 2 and all(type(n) is int and n > 0 for n in pair) for pair in pairs)
+        sides = [] if self.input_size is None else [self.input_size]
+        pairs = [*self.head, *sides] if isinstance(self.head, tuple) else [self.head]
+        whole = all(isinstance(p, tuple) and len(p) == 2 and all(type(n) is int and n > 0 for n in p) for p in pairs)
         if not whole or not self.head or type(self.width) is not int or self.width < 1:
             found = f"width {self.width}, head {self.head}, input_size {self.input_size}"
             raise InputError(f"{found}: expected a whole number, pairs of such, (h, w) or None")
+        if not all(kernel % 2 for kernel, _ in self.head):
+            raise InputError(f"head {self.head}: expected odd kernels, which have a middle")
+        if self.norm == "group" and self.depth and self.width % GROUPS:
+            raise InputError(f"width {self.width} with group norm: expected a multiple of {GROUPS}")
         if not (isinstance(self.unit, bool) and isinstance(self.half_pixel, bool)):
             raise InputError(f"unit {self.unit}, half_pixel {self.half_pixel}: expected true or false")
         # Stages before the last stride lie on a finer grid.
         low = {4: 1, 8: 2, 16: 3}[self.stride]
-        if not self.taps or not all(low <= tap <= 4 for tap in self.taps):
+        taps = self.taps if isinstance(self.taps, tuple) else ()
+        if not taps or not all(type(tap) is int and low <= tap <= 4 for tap in taps):
             raise InputError(f"taps {self.taps}: expected stages {low}…4, which lie on the stride-{self.stride} grid")
 
     @property
@@ -167,9 +179,6 @@ def thaw(cls: type[Config], fields: dict[str, Any], where: str) -> Config:
     """A frozen dataclass from the JSON of its `dataclasses.asdict`; InputError, beginning with `where`, for what does not
     fit: fields that this version does not know, or lacks."""
 
-    def tuples(x: Any) -> Any:  # JSON has lists where configurations have tuples
-        return tuple(map(tuples, x)) if isinstance(x, list) else x
-
     if not isinstance(fields, dict):
         raise InputError(f"{where}: found no configuration ({fields!r}); expected one written by pmljax")
     known = {f.name for f in dataclasses.fields(cls)}  # pyright: ignore
@@ -179,7 +188,7 @@ def thaw(cls: type[Config], fields: dict[str, Any], where: str) -> Config:
         )
     kinds = get_type_hints(cls)
     values = {
-        k: thaw(kinds[k], v, where) if dataclasses.is_dataclass(kinds[k]) and isinstance(v, dict) else tuples(v)
+        k: thaw(kinds[k], v, where) if dataclasses.is_dataclass(kinds[k]) and isinstance(v, dict) else _tuples(v)
         for k, v in fields.items()
     }
     try:

@@ -173,6 +173,9 @@ def _embed(
     try:
         with os.fdopen(handle, "wb") as file:
             for frame in video.stamped():
+                if frame.image.shape[:2] != video.size:
+                    (h, w), (y, x) = frame.image.shape[:2], video.size
+                    raise InputError(f"frame {count}: found {w}×{h}, expected the video's {x}×{y} (width×height)")
                 out = embed(model, frame.image[None], np.array([frame.number], np.float32), size)[0]
                 if not count:
                     scale = scale_of(model, grid, np.asarray(out))

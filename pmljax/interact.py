@@ -34,6 +34,7 @@ from pmljax.model import Model
 from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
 
+_grow = jax.jit(grow)  # one for all sessions, so that what is compiled for one is there for the next
 KEPT = 320 << 20  # bytes of neighbours: 640 frames of 480p; of longer videos those asked for last
 
 
@@ -83,12 +84,9 @@ class Session:
         self.embedded, self.reused = embed_video(model, video, size=size, cache=folder, memory=memory, advance=advance)
         config, self.size, self.k, self.temperature = model.config, video.size, k, temperature
         self._weighing = weighing_of(None if temperature is None else LENGTH**2 * temperature)
-        shrink = both_axes(config, self.size, size, partial(shrink_matrix, half_pixel=config.half_pixel))
-        growth = both_axes(
-            config, self.size, size, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=config.half_pixel)
-        )
-        self.growth: tuple[np.ndarray, np.ndarray] = growth
-        self._grow = jax.jit(lambda shares, ids: grow(shares, ids, *growth))
+        half, seen = config.half_pixel, (config, self.size, size)
+        shrink = both_axes(*seen, partial(shrink_matrix, half_pixel=half))
+        self.growth = both_axes(*seen, lambda s, c, stride, n: grow_matrix(c, s, stride, n, half_pixel=half))
         self.grid = Grid(self.size, config.seen(self.size, size), self.embedded.grid, config.stride, shrink)
         self.edits: list[Edit] = []
         """The inputs that hold, in order."""
@@ -264,7 +262,7 @@ class Session:
     def labels(self, frame: int) -> UInt8[np.ndarray, "h w"]:
         """Every pixel's label, 0 while nothing is marked; pixels that the user marked have the label that was given."""
         shares, ids = self.votes(frame)
-        out = np.asarray(self._grow(shares, ids))
+        out = np.asarray(_grow(shares, ids, *self.growth))
         if frame in self._marks:
             said = self._marks[frame].pixels
             out = np.where(said >= 0, said, out)
@@ -276,9 +274,7 @@ class Session:
 
     def votes(self, frame: int) -> tuple[Float[np.ndarray, "y x o"], UInt8[np.ndarray, "o"]]:
         """(the share of each label in the vote of every cell's neighbours, the labels); 255 for columns not in use."""
-        if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.embedded.count:
-            raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
-        chunk, f = divmod(int(frame), CHUNK)
+        chunk, f = divmod(self._checked(frame), CHUNK)
         (marked, ids), answer = self._padded(), self._answer(chunk)
         found = (answer.distances, answer.places, np.int32(f), self._weighing, marked)
         shares = votes(*found, cells=self.embedded.cells, labels=len(ids))
@@ -294,7 +290,7 @@ class Session:
 
     def said(self, frame: int) -> Marks:
         """What the user said about a frame."""
-        return self._marks.get(frame) or no_marks(self.grid)
+        return self._marks.get(self._checked(frame)) or no_marks(self.grid)
 
     def shows(self, edit: Edit) -> bool:
         """Whether any pixel of a click, a scribble or a box has its label, by it or by another input."""
@@ -307,12 +303,17 @@ class Session:
     def neighbours(self, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The k nearest marked cells of every cell of a frame: (squared distances, places, weights), `[c, k]`, as in `Answer`
         and `weights_of`."""
-        chunk, f = divmod(frame, CHUNK)
+        chunk, f = divmod(self._checked(frame), CHUNK)
         here = slice(f * self.embedded.cells, (f + 1) * self.embedded.cells)
         answer = self._answer(chunk)
         distances, places = (np.asarray(x)[here] for x in (answer.distances, answer.places))
         weights, _ = weights_of(distances, places, self._weighing, self._padded()[0])
         return distances, places, np.asarray(weights)
+
+    def _checked(self, frame: int) -> int:
+        if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.embedded.count:
+            raise InputError(f"frame {frame}: expected 0…{self.embedded.count - 1}")
+        return int(frame)
 
     def _padded(self) -> tuple[Marked, UInt8[np.ndarray, "o"]]:
         """(what is marked, the columns' ids), filled up so that few sizes are compiled."""

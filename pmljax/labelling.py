@@ -36,7 +36,7 @@ class Segmented(NamedTuple):
 
 
 def grow(
-    shares: Float[Array, "y x o"], ids: UInt8[Array, "o"], a_y: np.ndarray, a_x: np.ndarray
+    shares: Float[Array, "y x o"], ids: UInt8[Array, "o"], a_y: Array | np.ndarray, a_x: Array | np.ndarray
 ) -> UInt8[Array, "h w"]:
     """The id with the largest share at every pixel, shares grown linearly; of equal ones the lowest id.
 
@@ -54,7 +54,7 @@ def grow(
     return jax.lax.scan(better, nothing, (jnp.moveaxis(shares, -1, 0), ids))[0][1]
 
 
-@jitted(static_argnames="preset")
+@jitted(owned=True, static_argnames="preset")
 def segment_frame(
     model: Model,
     references: References,
@@ -67,7 +67,8 @@ def segment_frame(
     """Label one frame: embed, nearest, vote, grow, argmax, adapt, in one compiled call (once per size and capacity).
 
     frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.  index: its
-    place in the stream, for adaptation.  preset: by default the network's.
+    place in the stream, for adaptation.  preset: the one that the references were made with (`start`), by default the
+    network's.
     """
     preset = preset or preset_of(model.config)
     embedding = embed_frame(model, frame, number, preset=preset)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from pmljax.jitted import jitted
 
@@ -40,12 +40,12 @@ class TripletLoss(NamedTuple):
     anchors: jax.Array
 
 
-@jitted(static_argnames=("hinge", "reduction", "labels"), inline=True)
+@jitted(owned=True, static_argnames=("hinge", "reduction", "labels"), inline=True)
 def triplet_loss(
     anchors: Float[ArrayLike, "a d"],
-    anchor_labels: Int[ArrayLike, "a"],
+    anchor_labels: Integer[ArrayLike, "a"],
     pool: Float[ArrayLike, "p d"],
-    pool_labels: Int[ArrayLike, "p"],
+    pool_labels: Integer[ArrayLike, "p"],
     *,
     margin: float | Float[Array, ""] = 0.7,
     hinge: Hinge = "anchor",
@@ -60,7 +60,9 @@ def triplet_loss(
     reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
     An anchor with an empty pool gives no loss and no gradient. Where a pixel that takes part is not finite, the loss is NaN.
     """
-    anchors, anchor_labels, pool, pool_labels = map(jnp.asarray, (anchors, anchor_labels, pool, pool_labels))
+    anchors, pool = jnp.asarray(anchors), jnp.asarray(pool)
+    # int8 has no 254, and in uint8 what is void cannot be told by −1.
+    anchor_labels, pool_labels = (jnp.asarray(x).astype(jnp.int32) for x in (anchor_labels, pool_labels))
     if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
         raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
     pool, pool_labels = _some(pool, pool_labels)
@@ -94,12 +96,12 @@ def triplet_loss(
     return TripletLoss(total, nearer, active, number)
 
 
-@jitted(static_argnames="precision", inline=True)
+@jitted(owned=True, static_argnames="precision", inline=True)
 def soft_triplet_loss(
     anchors: Float[Array, "a d"],
-    anchor_labels: Int[Array, "a"],
+    anchor_labels: Integer[Array, "a"],
     pool: Float[Array, "p d"],
-    pool_labels: Int[Array, "p"],
+    pool_labels: Integer[Array, "p"],
     *,
     temperature: float | Float[Array, ""] = 0.1,
     weights: Float[Array, "a"] | None = None,
@@ -113,6 +115,7 @@ def soft_triplet_loss(
     weights: of the anchors (equal by default); they are made to sum to 1 over the anchors with both pools.
     precision: of the products of embeddings; "high" is TF32 on a GPU, with ten bits behind the first.
     """
+    anchor_labels, pool_labels = (jnp.asarray(x).astype(jnp.int32) for x in (anchor_labels, pool_labels))
     pool, pool_labels = _some(pool, pool_labels)
     known = (pool_labels >= 0) & (pool_labels <= 254)
     # Whatever stands at void: of NaN the products' gradient would be NaN for all anchors.
@@ -167,9 +170,9 @@ def semantic_loss(logits: Float[Array, "y x c"], labels: Int[Array, "y x"]) -> F
 
 def nearest_two(
     anchors: Float[Array, "a d"],
-    anchor_labels: Int[Array, "a"],
+    anchor_labels: Integer[Array, "a"],
     pool: Float[Array, "p d"],
-    pool_labels: Int[Array, "p"],
+    pool_labels: Integer[Array, "p"],
 ) -> tuple[Int[Array, "a"], Int[Array, "a"]]:
     """(nearest pool pixel of the same label, nearest of another) of every anchor; −1 where there is none.
 

@@ -98,6 +98,8 @@ def create(config: ModelConfig | str, key: PRNGKeyArray | None = None) -> Model:
     config = named(config)
     if not config.depth:
         return Model({}, config)
+    if key is not None and not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+        raise InputError(f"key: found {key!r:.40}, expected jax.random.key(0), say")
     # Runs once: most of its seconds would go into optimising the code.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     init = jax.jit(partial(_init, config), compiler_options=options)
@@ -144,6 +146,10 @@ def embed_stages(
         raise InputError(f"frames: found {frames.dtype}, expected uint8 RGB 0…255, as decoded")
     if len(frames.shape) != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise InputError(f"frames: found {list(frames.shape)}, expected RGB [b, h, w, 3] of one frame at least")
+    if jnp.shape(numbers) != frames.shape[:1]:
+        raise InputError(
+            f"numbers: found {list(jnp.shape(numbers))}, expected [{len(frames)}], one for each of the frames"
+        )
     images = preprocess(config, frames, short_side)
     size = (images.shape[1], images.shape[2])
     if not config.depth:
@@ -156,7 +162,7 @@ def embed_stages(
     return Embedding(*EmbeddingNet(config).apply(model.variables, images, places))  # pyright: ignore
 
 
-@jitted(static_argnames=("short_side", "flip"), inline=True)
+@jitted(owned=True, static_argnames=("short_side", "flip"), inline=True)
 def embed(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
@@ -210,5 +216,7 @@ def at_stride(model: Model, stride: int | None) -> Model:
 
 
 def with_dtype(model: Model, dtype: str) -> Model:
-    """The same model, computing in `dtype`."""
+    """The same model, computing in `dtype`; InputError for float64 where JAX has none."""
+    if dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore
+        raise InputError("dtype float64: found JAX without jax_enable_x64; expected it set, or float32 or bfloat16")
     return dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))

@@ -51,11 +51,21 @@ class Preset:
             raise InputError(f"metric {self.metric}: expected l2 or cosine")
         if not isinstance(self.k, int | np.integer) or not 1 <= self.k <= 50:
             raise InputError(f"k {self.k}: expected 1…50")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
+        if self.temperature is not None and not (_number(self.temperature) and 0 < self.temperature < math.inf):
             raise InputError(f"temperature {self.temperature}: expected more than 0, or None")
+        if not (_number(self.stretch) and 0 <= self.stretch < math.inf):
+            raise InputError(f"stretch {self.stretch}: expected 0 or more")
+        if not isinstance(self.adaptation, Adaptation) or not isinstance(self.solver, BilateralConfig | None):
+            found = f"adaptation {self.adaptation!r:.40}, solver {self.solver!r:.40}"
+            raise InputError(f"{found}: expected an Adaptation, and a BilateralConfig or None")
         sizes = self.size if isinstance(self.size, tuple) else (self.size,)
-        if not all(s is None or (isinstance(s, int) and s >= 8) for s in sizes):
+        two = not isinstance(self.size, tuple) or len(sizes) == 2
+        if not two or not all(s is None or (isinstance(s, int) and s >= 8) for s in sizes):
             raise InputError(f"size {self.size}: expected 8 pixels or more, two such numbers, or None")
+
+
+def _number(x: object) -> bool:
+    return isinstance(x, int | float | np.number) and not isinstance(x, bool)
 
 
 _SOLVER = BilateralConfig(smoothness=8.0)

@@ -41,7 +41,7 @@ class Neighbours(NamedTuple):
     rows: jax.Array
 
 
-@jitted(static_argnames=("k", "metric", "reference_tile", "query_tile"))
+@jitted(owned=True, static_argnames=("k", "metric", "reference_tile", "query_tile"))
 def nearest(
     queries: Float[ArrayLike, "q d"],
     references: Float[ArrayLike, "r d"],
@@ -56,6 +56,8 @@ def nearest(
 
     Returns `Neighbours`: distances and rows, `[q, k]`, inf and −1 where there are fewer than k. Half precision is made single
     first.  valid: which references count (all by default); those with a squared length of 1e29 or more, or with NaN, never do.
+    As distances are ‖q‖² − 2 q·r + ‖r‖², they are good to about 1e-7 of the squared lengths in float32: of vectors that are
+    long beside their distances subtract the mean first.
     k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple
     of 128, at most that many rows.
     """
@@ -65,6 +67,10 @@ def nearest(
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
     if queries.shape[-1] != references.shape[-1]:
         raise ValueError(f"queries: found {queries.shape[-1]} dimensions, the references have {references.shape[-1]}")
+    if valid is not None and valid.shape != references.shape[:1]:
+        raise ValueError(
+            f"valid: found {list(valid.shape)}, expected [{len(references)}], one for each of the references"
+        )
     if metric not in ("l2", "cosine"):
         raise ValueError(f"metric: found {metric}, expected l2 or cosine")
     if reference_tile % 128 or reference_tile < 1:
@@ -174,7 +180,7 @@ def merge(first: Neighbours, second: Neighbours, offset: int) -> Neighbours:
     return Neighbours(distances, jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1))
 
 
-@jitted(static_argnames="majority", inline=True)
+@jitted(owned=True, static_argnames="majority", inline=True)
 def vote(
     neighbours: Neighbours,
     shares: Float[ArrayLike, "r o"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,8 @@ def step(
 
     labels: marks on this frame, for objects that appear late or were lost. Their ids win on this frame and join the
     references; where they are 0 nothing is said, and the frame's own labels stay. 255 is void: no reference, and it
-    comes out as it is, as of the first mask.
+    comes out as it is, as of the first mask. What an earlier mask has as 0 stays background: an object that was in sight there
+    has to be 255 in it.
     number: the frame's own (its index in the stream by default).  embedding: the frame's, where it is there already
     (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
     Raises InputError for a frame or labels of another size, and for more masks than `start` was told of.
@@ -151,11 +152,13 @@ def segment(
     """Label every frame of a stream: uint8 `[h, w]` each, in order, one frame behind the device (on a CPU two behind the
     frames read: `ahead`).
 
-    frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame); the numbers are 0, 1, 2, … otherwise.
+    frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame), or what has both (`Frames.stamped`); the numbers
+    are 0, 1, 2, … otherwise.
     labels: `[h, w]`, the first frame's; or {index: labels} where objects appear late; frames before the first mask
-    come out as background. The first mask comes back as given, its void included.
+    come out as background. The first mask comes back as given, its void included. An object that is in sight there already
+    has to be 255, void, in it: what is 0 is background, there and where it looks the same later.
     skip: indices whose labels are not needed: None comes out, but for the first mask's frame and those before it.
-    Raises what `frames` raises, after the labels of every frame before.
+    Raises what `frames` raises, and InputError for a frame or a mask that does not fit, after the labels of every frame before.
     """
     if isinstance(frames, str | Path):
         raise InputError(f"frames: found {str(frames)!r}, expected a stream, such as pmljax.frames(PATH)")
@@ -163,10 +166,12 @@ def segment(
     marks = dict(labels) if isinstance(labels, Mapping) else {0: labels}
     if not marks:
         raise InputError("labels: found no mask; expected at least one, {index of its frame: labels}")
+    if not all(isinstance(index, int | np.integer) for index in marks):
+        raise InputError(f"labels: found masks for frames {list(marks)!r:.60}, expected whole numbers, counted from 0")
     if min(marks) < 0:
         raise InputError(f"labels: found a mask for frame {min(marks)}, expected frames counted from 0")
     first, state, waiting = min(marks), None, None
-    numbered = (frame if isinstance(frame, tuple) else (i, frame) for i, frame in enumerate(frames))
+    numbered = (_numbered(i, frame) for i, frame in enumerate(frames))
 
     def stepped(index: int) -> bool:
         return index > first and (index not in skip or index in marks or preset.adaptation.frames > 0)
@@ -176,25 +181,27 @@ def segment(
         while True:
             try:
                 number, frame, embedding = next(stream)
+                if index < first:
+                    _check_frame(frame, index, size)
+                    size = frame.shape[:2]
+                    out = np.zeros(size, np.uint8)
+                elif state is None:
+                    state = start(
+                        model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset
+                    )
+                    out = check_labels(marks[index])
+                elif not stepped(index):
+                    state, out = state._replace(index=index + 1), None
+                else:
+                    _check_frame(frame, index, state.size)  # before what its embedding would say
+                    there = embedding and embedding.result()
+                    state, out = step(model, state, frame, marks.get(index), number=number, embedding=there)
+                    out = None if index in skip else out  # what adapts was computed for the frames after it
             except StopIteration:
                 break
             except Exception as error:  # the caller gets what was finished before
                 failure = error
                 break
-            if index < first:
-                _check_frame(frame, index, size)
-                size = frame.shape[:2]
-                out = np.zeros(size, np.uint8)
-            elif state is None:
-                state = start(model, frame, marks[index], number=number, index=index, masks=len(marks), preset=preset)
-                out = check_labels(marks[index])
-            elif not stepped(index):
-                state, out = state._replace(index=index + 1), None
-            else:
-                _check_frame(frame, index, state.size)  # before what its embedding would say
-                there = embedding and embedding.result()
-                state, out = step(model, state, frame, marks.get(index), number=number, embedding=there)
-                out = None if index in skip else out  # what adapts was computed for the frames after it
             # The device works on this frame while the caller handles the one before and a further one is decoded.
             if index:
                 yield None if waiting is None else np.array(waiting)  # a copy, to write in
@@ -208,6 +215,17 @@ def segment(
         raise InputError("frames: found none; expected one at least")
     if max(marks) >= index:
         raise InputError(f"labels: found a mask for frame {max(marks)}, expected 0…{index - 1}: the frames there are")
+
+
+def _numbered(index: int, frame: Any) -> tuple[int, np.ndarray]:
+    """(the frame's own number, frame) of what a stream of `segment` gives."""
+    if hasattr(frame, "image") and hasattr(frame, "number"):
+        return frame.number, frame.image
+    if not isinstance(frame, tuple):
+        return index, frame
+    if len(frame) != 2:
+        raise InputError(f"frame {index}: found {len(frame)} values, expected a frame, or its number and the frame")
+    return frame
 
 
 def _preset_for(model: Model, preset: Preset | None) -> Preset:

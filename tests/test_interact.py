@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -570,6 +571,51 @@ def test_what_does_not_fit_changes_nothing(session, edit, message):
     with pytest.raises(InputError, match=message):
         session.apply(edit)
     assert session.edits == before
+
+
+def test_a_video_that_fills_one_buffer_and_one_of_several_sizes():
+    """Videos of the caller's own: a buffer that is filled again while the frame before is embedded; a frame of another size."""
+    images = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), np.uint8)
+
+    class Camera(Video):
+        def stamped(self):
+            memory = np.empty(images[0].size + 64, np.uint8)
+            begin = -memory.ctypes.data % 64
+            buffer = memory[begin : begin + images[0].size].reshape(images[0].shape)
+            for i, image in enumerate(images):
+                buffer[:] = image
+                yield SimpleNamespace(image=buffer, number=i)
+                buffer[:] = 0
+
+    camera, video = Camera(), Video()
+    video.images = images
+    embedded = [embed_video(NET, v)[0] for v in (camera, video)]
+    places = np.arange(6 * embedded[0].cells)
+    assert np.array_equal(*(e.rows(places) for e in embedded))
+    video.images = [*images[:3], images[3][:33], *images[4:]]
+    video.digest = lambda: "of several sizes"
+    with pytest.raises(InputError, match="frame 3: found 55×33, expected the video's 55×41"):
+        Session(NET, video, cache=None)
+
+
+def test_sessions_compile_once():
+    compiled = []
+
+    def heard(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    def asked():
+        session = Session(COLOR, VIDEO, cache=None)
+        session.click(0, 3, 3, 1)
+        return session.labels(2)
+
+    first = asked()
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        assert np.array_equal(asked(), first) and not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 def test_frames_that_are_not_there_and_k(session):

@@ -152,6 +152,15 @@ def test_numbers_that_are_no_label_take_no_part():
     assert np.isclose(at(labels=3).loss, 0.99)  # of three: .01 is nearer
 
 
+@pytest.mark.parametrize("loss", [triplet_loss, soft_triplet_loss])
+def test_labels_of_any_whole_numbers(loss):
+    a, al, p, pl = clip(1, void=0.0)
+    expected = loss(a, al, p, pl).loss
+    assert expected > 0
+    for kind in (np.int8, np.uint8, np.int16):
+        assert loss(a, al.astype(kind), p, pl.astype(kind)).loss == expected
+
+
 def test_equal_pixels_have_a_finite_gradient():
     same = np.ones((4, 3), np.float32)
     labels = np.int32([0, 1, 0, 1])

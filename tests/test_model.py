@@ -171,11 +171,20 @@ def test_position_reaches_the_embedding(rng):
         ({"taps": (1, 4)}, "taps"),
         ({"taps": ()}, "taps"),
         ({"dtype": "int8"}, "dtype"),
+        ({"head": ((2, 16), (1, 8))}, "odd kernels"),
+        ({"width": 7, "norm": "group"}, "width 7 with group norm: expected a multiple of 8"),
     ],
 )
 def test_configurations_that_make_no_sense(fields, word):
     with pytest.raises(InputError, match=word):
         ModelConfig("x", **fields)
+
+
+def test_float64_needs_jax_to_have_it():
+    with pytest.raises(InputError, match="dtype float64: found JAX without jax_enable_x64"):
+        with_dtype(create("color"), "float64")
+    with jax.enable_x64(True):
+        assert with_dtype(create("color"), "float64").config.dtype == "float64"
 
 
 # Names and files

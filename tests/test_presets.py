@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from pmljax.bilateral_grid import BilateralConfig
 from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.presets import PRESETS, preset_of
@@ -46,11 +47,20 @@ def test_the_papers_preset_is_the_papers():
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"size": 0}, "size 0"),
         ({"size": (480, 4)}, "size"),
+        ({"stretch": -1.0}, "stretch -1.0: expected 0 or more"),
+        ({"stretch": float("nan")}, "stretch nan"),
     ],
 )
 def test_presets_that_are_refused(wrong, word):
     with pytest.raises(InputError, match=word):
         dataclasses.replace(PRESETS["default"], **wrong)
+
+
+@pytest.mark.parametrize("name", ["smoothness", "tolerance"])
+def test_solvers_that_are_refused(name):
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"{name}: found {wrong}, expected 0 or more"):
+            BilateralConfig(**{name: wrong})
 
 
 def test_what_a_user_misspells():
@@ -70,12 +80,30 @@ def test_what_a_user_misspells():
             lambda: pmljax.Session(model, [np.zeros((40, 40, 3), np.uint8)]),
             lambda: pmljax.triplet_loss(x, labels, x, labels, hinge="x"),
             lambda: pmljax.triplet_loss(x, labels, x, labels, reduction="none"),
+            lambda: pmljax.Preset(size=(480,)),
+            lambda: pmljax.Preset(solver=True),
+            lambda: pmljax.Preset(adaptation=None),
+            lambda: pmljax.Preset(stretch="1"),
+            lambda: pmljax.Preset(temperature="1"),
+            lambda: pmljax.PRESETS["default"].adaptation.__class__(frames=2.5),
+            lambda: pmljax.PRESETS["default"].adaptation.__class__(frames=2, rule="unanimos"),
+            lambda: pmljax.create("small", 0),
+            *(lambda n=n: pmljax.nearest(x, x, np.ones(n, bool)) for n in (8, 10, 200)),
+            *(lambda n=n: pmljax.embed(model, np.zeros((2, 40, 40, 3), np.uint8), np.zeros(n)) for n in (1, 3)),
+            lambda: pmljax.embed(model, np.zeros((2, 40, 40, 3), np.uint8), np.zeros(())),
+            lambda: pmljax.ModelConfig("x", taps=4),
+            lambda: pmljax.ModelConfig("x", head=(16,)),
+            lambda: pmljax.ModelConfig("x", head=16),
+            lambda: pmljax.ModelConfig("x", input_size=48),
         ):
             try:
                 call()
                 print("taken")
             except (ValueError, pmljax.InputError) as error:
                 print(error)
+        lists = pmljax.ModelConfig("x", taps=[2, 4], head=[[1, 16], [1, 8]], input_size=[40, 56])
+        tuples = pmljax.ModelConfig("x", taps=(2, 4), head=((1, 16), (1, 8)), input_size=(40, 56))
+        print(lists == tuples and hash(lists) == hash(tuples))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     words = [
@@ -86,6 +114,22 @@ def test_what_a_user_misspells():
         "found list",
         "hinge x",
         "reduction none",
+        "size (480,)",
+        "solver True",
+        "adaptation None",
+        "stretch 1",
+        "temperature 1",
+        "expected whole numbers",
+        "all or unanimous as rule",
+        "key: found 0, expected jax.random.key(0)",
+        *(f"valid: found [{n}], expected [9], one for each of the references" for n in (8, 10, 200)),
+        *(f"numbers: found {n}, expected [2], one for each of the frames" for n in ("[1]", "[3]", "[]")),
+        "taps 4",
+        "head (16,)",
+        "head 16",
+        "input_size 48",
+        "True",
     ]
     lines = done.stdout.splitlines()
-    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
+    wrong = [(word, line) for word, line in zip(words, lines, strict=True) if word not in line]
+    assert not wrong

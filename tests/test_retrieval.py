@@ -180,6 +180,18 @@ def test_limits_are_named():
             nearest(x, x, **bad)
 
 
+def test_a_callers_arrays_may_be_filled_again_at_once(rng):
+    """Aligned memory is not copied to a CPU's device; the search is under way when `nearest` has returned."""
+    memory = np.empty(4 * 3000 * 16 + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    queries = memory[begin : begin + 4 * 3000 * 16].view(np.float32).reshape(3000, 16)
+    queries[:] = rng.normal(size=queries.shape)
+    expected = np.asarray(nearest(queries.copy(), queries.copy(), k=2).rows)
+    found = nearest(queries, queries, k=2)
+    queries[:] = 0
+    assert np.array_equal(found.rows, expected)
+
+
 # The vote
 
 

@@ -17,6 +17,7 @@ from pmljax.bilateral import solve
 from pmljax.bilateral_grid import BilateralConfig
 from pmljax.confidence import vote_confidence
 from pmljax.config import ModelConfig
+from pmljax.data.sources import open_frames
 from pmljax.errors import InputError
 from pmljax.labelling import grow, label_embedding, segment_frame
 from pmljax.labels import VOID, grow_matrix, shrink_matrix
@@ -317,6 +318,37 @@ def test_frames_before_a_failure_come_out(rng):
         for o in segment(COLOR, broken(), labels):
             out.append(o)
     assert len(out) == 3
+    for given, masks in (
+        ([*frames[:3], frames[3][:20], frames[4]], labels),
+        (frames, {0: labels, 3: labels[:20]}),
+        ([*frames[:3], (1, 2, 3)], labels),
+    ):
+        out = []
+        with pytest.raises(InputError, match=r"frame 3|frame 3: found"):
+            for o in segment(COLOR, given, masks):
+                out.append(o)
+        assert len(out) == 3
+        assert all(np.array_equal(x, y) for x, y in zip(out, segment(COLOR, frames[:3], labels), strict=True))
+
+
+def test_stamped_frames_are_frames(rng, tmp_path):
+    labels, frames = stream(rng)
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{i:05d}.png")
+    opened = open_frames(tmp_path)
+    found, expected = segment(COLOR, opened.stamped(), labels), segment(COLOR, opened, labels)
+    assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_references_of_another_stream_are_refused(rng):
+    labels, frames = stream(rng)
+    state = start(COLOR, frames[0], labels)
+    ours = dataclasses.replace(PRESETS["default"], size=480)
+    with pytest.raises(InputError, match=r"references: found \d+ rows of 5, expected more than \d+ of 5"):
+        segment_frame(COLOR, state.references, frames[1], preset=ours)
+    net = network(ModelConfig("net", 10, 8, norm="group", taps=(4,), head=((1, 8),)))
+    with pytest.raises(InputError, match=r"references: found \d+ rows of 5, expected more than 0 of 8"):
+        segment_frame(net, state.references, frames[1], preset=PRESETS["plain"])
 
 
 def test_skipped_frames_cost_nothing_and_change_nothing(rng):
@@ -370,6 +402,10 @@ for call in (
     lambda: session.mask(0, None),
     lambda: pmljax.Session("color", pmljax.frames(sys.argv[1]), cache=None),
     lambda: session.labels(0.5),
+    lambda: session.neighbours(2),
+    lambda: session.said(-1),
+    lambda: next(pmljax.segment(pmljax.load("color"), [frame], {"00000": mask})),
+    lambda: next(pmljax.segment(pmljax.load("color"), [frame], {0: mask, 2.5: mask})),
 ):
     try:
         call()
@@ -394,6 +430,10 @@ print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1
         "mask on frame 0: found object [], expected integer labels [h, w]",
         "model: found str, expected what pmljax.load(NAME) gives",
         "frame 0.5: expected 0…1",
+        "frame 2: expected 0…1",
+        "frame -1: expected 0…1",
+        "labels: found masks for frames ['00000'], expected whole numbers, counted from 0",
+        "labels: found masks for frames [0, 2.5], expected whole numbers, counted from 0",
         f"[[0], [1], [2]] {version('pmljax')}",
     ]
 

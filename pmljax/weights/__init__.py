@@ -20,7 +20,8 @@ def load(name: str | Path = DEFAULT, *, dtype: str = "float32", seed: int = 0) -
     name: `small` (bundled), `color` (no network: the floor), `random:NAME` (untrained, from `seed`), the path of a
     .safetensors file, of an import's folder, or of a training run's folder (its best checkpoint, or the last where none was
     scored) or of one checkpoint in it.
-    dtype: of the computation, float32 or bfloat16.  Raises InputError where there is no such model.
+    dtype: of the computation, whatever the file says: float32, bfloat16, or float64 with JAX's 64 bits.
+    Raises InputError where there is no such model.
     """
     text = str(name)
     if text in ("color", *SHA256) and ((Path(text) / MODEL).is_file() or (Path(text) / FOLDER).is_dir()):
