@@ -68,8 +68,9 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
 def _aspect(path: Path, size: tuple[int, int]) -> Fraction:
     """Of a pixel of a frame of `size` as it is decoded, turned."""
     with _open(path) as (_, stream):
-        told = stream.sample_aspect_ratio or Fraction(1)  # 0: not said
-        return told if size == (stream.height, stream.width) else 1 / told
+        told = stream.sample_aspect_ratio  # of PyAV's own kind, from 19 on
+        aspect = Fraction(told.numerator, told.denominator) if told and told.numerator else Fraction(1)
+        return aspect if size == (stream.height, stream.width) else 1 / aspect
 
 
 def _count(path: Path) -> int | None:
