@@ -22,6 +22,7 @@ from pmljax.ahead import embed_ahead, embed_frame
 from pmljax.errors import InputError
 from pmljax.labelling import label_embedding, segment_frame
 from pmljax.labels import check_labels, object_ids
+from pmljax.late import taken_back
 from pmljax.model import Model, at_stride
 from pmljax.presets import Preset, preset_of
 from pmljax.references import References, id_columns, keep_thin_objects, put, reference_rows, with_ids
@@ -95,8 +96,7 @@ def step(
 
     labels: marks on this frame, for objects that appear late or were lost. Their ids win on this frame and join the
     references; where they are 0 nothing is said, and the frame's own labels stay. 255 is void: no reference, and it
-    comes out as it is, as of the first mask. What an earlier mask has as 0 stays background: an object that was in sight there
-    has to be 255 in it.
+    comes out as it is, as of the first mask. Where they say object and an earlier mask said 0, the later word holds (`late`).
     number: the frame's own (its index in the stream by default).  embedding: the frame's, where it is there already
     (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
     Raises InputError for a frame or labels of another size, and for more masks than `start` was told of.
@@ -155,8 +155,7 @@ def segment(
     frames: uint8 RGB `[h, w, 3]`, or pairs (the frame's own number, frame), or what has both (`Frames.stamped`); the numbers
     are 0, 1, 2, … otherwise.
     labels: `[h, w]`, the first frame's; or {index: labels} where objects appear late; frames before the first mask
-    come out as background. The first mask comes back as given, its void included. An object that is in sight there already
-    has to be 255, void, in it: what is 0 is background, there and where it looks the same later.
+    come out as background. The first mask comes back as given, its void included.
     skip: indices whose labels are not needed: None comes out, but for the first mask's frame and those before it.
     Raises what `frames` raises, and InputError for a frame or a mask that does not fit, after the labels of every frame before.
     """
@@ -286,5 +285,7 @@ def _add(
             " start the stream with masks= the number of masks it will be given"
         )
     rows = keep_thin_objects(rows, labels, config, preset.size, f"labels of frame {state.index}")
+    if late and config.unit:
+        references = taken_back(references, embedding, rows.valid)
     written = {name: getattr(rows, name) for name in References._fields[:4]}
     return state._replace(references=_put(references, written, np.int32(begin)), filled=end)

@@ -321,7 +321,6 @@ def test_frames_before_a_failure_come_out(rng):
     for given, masks in (
         ([*frames[:3], frames[3][:20], frames[4]], labels),
         (frames, {0: labels, 3: labels[:20]}),
-        ([*frames[:3], (1, 2, 3)], labels),
     ):
         out = []
         with pytest.raises(InputError, match=r"frame 3|frame 3: found"):
@@ -404,6 +403,7 @@ for call in (
     lambda: session.labels(0.5),
     lambda: session.neighbours(2),
     lambda: session.said(-1),
+    lambda: next(pmljax.segment(pmljax.load("color"), [(1, 2, frame)], mask)),
     lambda: next(pmljax.segment(pmljax.load("color"), [frame], {"00000": mask})),
     lambda: next(pmljax.segment(pmljax.load("color"), [frame], {0: mask, 2.5: mask})),
 ):
@@ -432,6 +432,7 @@ print(pmljax.nearest(np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2), k=1
         "frame 0.5: expected 0…1",
         "frame 2: expected 0…1",
         "frame -1: expected 0…1",
+        "frame 0: found 3 values, expected a frame, or its number and the frame",
         "labels: found masks for frames ['00000'], expected whole numbers, counted from 0",
         "labels: found masks for frames [0, 2.5], expected whole numbers, counted from 0",
         f"[[0], [1], [2]] {version('pmljax')}",
