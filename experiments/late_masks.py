@@ -89,11 +89,10 @@ def main() -> int:
                         labels = list(segment(model, frames, masks))
                     found += [score(labels, truth, brought), score(labels, truth, others)]
                 rows.append(found)
-                print(
-                    f"| {kind} | {name} | {found[0]:.3f}, {found[1]:.3f} | {found[2]:.3f}, {found[3]:.3f} |", flush=True
-                )
-            a, b, c, d = np.mean(rows, 0)
-            print(f"| {kind} | mean | {a:.3f}, {b:.3f} | **{c:.3f}**, {d:.3f} |", flush=True)
+                found = ["–" if np.isnan(x) else f"{x:.3f}" for x in found]
+                print(f"| {kind} | {name} | {found[0]}, {found[1]} | {found[2]}, {found[3]} |", flush=True)
+            a, b, c, d = ("–" if np.isnan(x) else f"{x:.3f}" for x in np.mean(rows, 0))
+            print(f"| {kind} | mean | {a}, {b} | **{c}**, {d} |", flush=True)
 
     return status(run)
 

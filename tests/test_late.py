@@ -1,17 +1,20 @@
 """What a late mask takes back: the background that an object, or a part of it, was said to be."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import late_masks
 from pmljax.late import ALIKE, taken_back
 from pmljax.metrics import jaccard
 from pmljax.model import Model, create
 from pmljax.presets import PRESETS, Preset
 from pmljax.references import References
 from pmljax.segment import segment, start, step
+from tests.test_batches import video
 
 COLOURS = Model({}, dataclasses.replace(create("color").config, unit=True))
 SIZE = (72, 104)
@@ -98,3 +101,17 @@ def test_lengths_that_are_not_one_have_no_such_distance(rng):
     state = start(create("color"), frame, one, masks=2)
     after, _ = step(create("color"), state, frame, mask(two=TWO))
     assert np.asarray(after.references.valid)[: state.filled].all()
+
+
+def test_the_experiment_asks_the_same_clip_twice(tmp_path, monkeypatch, capsys):
+    """With `color`, which the rule is not for, both columns are the same; there is nothing behind the later mask to miss."""
+    video(tmp_path, "a", range(13))
+    (tmp_path / "ImageSets/2016").mkdir(parents=True)
+    (tmp_path / "ImageSets/2016/dev.txt").write_text("a\n")
+    given = ["late_masks", "--davis", str(tmp_path), "--model", "color", "--kinds", "part", "again"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert late_masks.main() == 0
+    rows = [line.split("|")[1:5] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[f" {kind} ", f" {of} "] for kind in ("part", "again") for of in ("a", "mean")]
+    scores = [[cell.strip(" *").split(",")[0].strip("*") for cell in row[2:]] for row in rows]
+    assert all(a == b and 0 <= float(a) <= 1 for a, b in scores)
