@@ -39,10 +39,10 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labelling import label_embedding
 from pmljax.labels import VOID, check_labels, object_ids, read_labels
+from pmljax.masks import first_mask
 from pmljax.model import Model, at_stride, embed
 from pmljax.presets import PRESETS, Preset, preset_of
 from pmljax.results import FORMAT as RULES
-from pmljax.results import first_mask
 from pmljax.segment import start
 from pmljax.terminal import progress, status
 from pmljax.weights import load

@@ -74,8 +74,9 @@ def child_video(video: str, mask: str, model: str, preset: str, device: str, rou
 
     from pmljax.data.sources import open_frames
     from pmljax.device import use_device
+    from pmljax.masks import read_masks
     from pmljax.presets import preset_of
-    from pmljax.results import read_masks, segment_to
+    from pmljax.results import segment_to
     from pmljax.weights import load
 
     use_device(device)  # pyright: ignore

@@ -30,11 +30,11 @@ from pmljax.errors import InputError
 from pmljax.files import write_file
 from pmljax.labelling import label_embedding
 from pmljax.labels import grow_matrix, palette
+from pmljax.masks import read_masks
 from pmljax.model import Model, embed
 from pmljax.preprocess import apply_axes
 from pmljax.presets import PRESETS
 from pmljax.references import both_axes
-from pmljax.results import read_masks
 from pmljax.segment import start
 from pmljax.terminal import progress, status
 from pmljax.weights import load

@@ -99,7 +99,8 @@ class Evaluate:
 
     def run(self) -> None:
         from pmljax.data.davis import find_split, open_sequence
-        from pmljax.results import first_mask, segment_to
+        from pmljax.masks import first_mask
+        from pmljax.results import segment_to
 
         year, names = find_split(self.davis, self.split, self.year, self.sequences)
         sequences = [open_sequence(self.davis, name) for name in names]
@@ -153,7 +154,8 @@ class Demo:
     def run(self) -> None:
         from pmljax.data.sources import open_frames
         from pmljax.demo import make_clip, score_clip
-        from pmljax.results import read_masks, segment_to
+        from pmljax.masks import read_masks
+        from pmljax.results import segment_to
 
         model, preset = self.computing.prepare()
         truth = make_clip(self.out, self.computing.seed)

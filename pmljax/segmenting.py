@@ -131,7 +131,8 @@ class Segment:
 
     def run(self) -> None:
         from pmljax.data.sources import open_frames
-        from pmljax.results import read_masks, remarks, segment_to
+        from pmljax.masks import read_masks, remarks
+        from pmljax.results import segment_to
 
         ways = [n for n in ("mask", "clicks", "scribbles", "edits") if getattr(self, n)]
         if len(ways) != 1:

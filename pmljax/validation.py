@@ -13,9 +13,9 @@ from pmljax.data import davis
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.files import write_file
 from pmljax.labels import VOID, has_ids, object_ids, read_labels
+from pmljax.masks import first_mask
 from pmljax.model import Model
 from pmljax.presets import PRESETS, Preset
-from pmljax.results import first_mask
 from pmljax.segment import segment
 
 AS_THEY_ARE = replace(PRESETS["plain"], size=480)  # small frames are not enlarged: training's are not
