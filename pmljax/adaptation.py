@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pmljax.errors import InputError
-from pmljax.memory import SPARSE, around, cells_kept, choose, further, slot_of
+from pmljax.memory import FURTHER, SPARSE, around, cells_kept, choose, slot_of
 from pmljax.references import References, places, put
 from pmljax.retrieval import Metric, Neighbours, merge, nearest, nearest_in_window
 from pmljax.separation import separating
@@ -31,7 +31,7 @@ TRACE = 0.1  # less than that share of a cell is not made the whole of it
 ELSEWHERE = 4  # nor one that has so many times as much out of reach as within: there it is, and here a remnant,
 REMNANT = 2  # if it has so many times as much as each of the last frames had: look-alikes wait while it is covered for a moment
 SOLID = 3  # a place where a label was is one with so many of its nine cells: from specks nothing spreads
-TILE = 16_384  # the user's cells of a mask at 480 lines and the memory's at once: .078 s, in two .104 (experiments/README.md)
+TILE = 16_384  # the user's cells of a mask at 640 lines, or the memory's, at once: in two tiles a third longer
 ROWS = 128  # each part of the references is padded to a multiple: the tile of `nearest`
 
 
@@ -90,8 +90,7 @@ class Adaptation:
 
 
 class Found(NamedTuple):
-    """neighbours: the k nearest of all references.  away: distance to the nearest of the user's rows, `[q]` (or of
-    the memory's, where there is one)."""
+    """neighbours: the k nearest of all references.  away: distance to the nearest of the user's rows, `[q]`."""
 
     neighbours: Neighbours
     away: jax.Array
@@ -126,12 +125,10 @@ def search(
     if stretch:
         by = separating(rows[:user], references.share[:user], valid[:user], stretch)
         asking, rows = (jnp.matmul(e, by, precision="highest") for e in (queries, rows))
-    if adaptation.memory:
-        asking, rows = further(asking, rows, user)
-    everywhere = nearest(asking, rows, valid, k=k, metric=metric, reference_tile=TILE)
-    away = everywhere.distances[:, 0]
+    marked = nearest(asking, rows[:user], valid[:user], k=k, metric=metric, reference_tile=TILE)
+    away = marked.distances[:, 0]
     if not n:
-        return Found(everywhere, away)
+        return Found(marked, away)
     if adaptation.window is None:
         made = nearest(queries, references.embedding[begin:], references.valid[begin:], k=k, metric=metric)
     elif metric != "l2":
@@ -145,7 +142,12 @@ def search(
             k=k,
             radius=adaptation.window,
         )
-    return Found(merge(everywhere, made, begin), away)
+    if adaptation.memory:
+        # Where k of the last frames' cells are nearer than anything of it can be, it need not be asked: in most places.
+        where = (made.distances[:, -1] >= FURTHER) & valid[user:].any()
+        kept = nearest(asking, rows[user:], valid[user:], where=where, k=k, reference_tile=TILE)
+        marked = merge(marked, kept._replace(distances=kept.distances + FURTHER), user)
+    return Found(merge(marked, made, begin), away)
 
 
 def within_reach(

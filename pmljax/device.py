@@ -43,7 +43,8 @@ def keep_memory() -> None:
 
     A compiled call gets its temporary memory, gigabytes in training, from the system and gives it back each time: half a
     million page faults a step, a fifth of its time. For a process of our own only, as it holds for all that runs in it; and
-    for training only: labelling frames gains nothing, while compiling, on several threads, takes half as long again.
+    for training only, since compiling, on several threads, takes half as long again (what labelling frames does about its
+    faults: experiments/README.md, "The benchmark").
     """
     # One arena, since the others hand large pieces back whatever they are told.
     _mallopt({ARENA_MAX: 1, MMAP_MAX: 0, TRIM_THRESHOLD: -1})

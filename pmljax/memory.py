@@ -1,13 +1,12 @@
 """What is remembered longer than the last frames: cells in and around the objects, of frames spread over all that was seen.
 
 The last frames know what an object looks like now, the user's pixels what it looked like first; a side that it turned away, or
-what was covered for a while, only what lies between. Those rows are searched everywhere, as if a little further.
+what was covered for a while, only what lies between. Those rows are searched everywhere, as if a little further (FURTHER).
 Axes: `y x` grid, `q` = y·x cells, `d` embedding, `o` label column.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -60,14 +59,6 @@ def choose(shares: Float[Array, "y x o"], joins: Bool[Array, "q"], index: Int[Ar
     rank = jnp.where(near & joins, (turn % 65536).astype(jnp.int32), -1)
     best, cell = jax.lax.top_k(rank, cells_kept(y * x))
     return Kept(cell, best >= 0)
-
-
-def further(
-    queries: Float[Array, "q d"], rows: Float[Array, "r d"], user: int
-) -> tuple[Float[Array, "q d1"], Float[Array, "r d1"]]:
-    """(queries, rows) with one more dimension, in which all rows but the first `user` are √FURTHER away from the queries."""
-    side = jnp.where(jnp.arange(len(rows)) < user, 0, math.sqrt(FURTHER)).astype(rows.dtype)  # 1/4: ties stay ties
-    return jnp.pad(queries, ((0, 0), (0, 1))), jnp.concatenate([rows, side[:, None]], -1)
 
 
 def around(where: Bool[Array, "y x o"], radius: int) -> Bool[Array, "y x o"]:

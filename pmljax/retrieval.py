@@ -24,9 +24,11 @@ MAX_K = 50
 REFERENCE_TILE = 8192
 # One query tile against one reference tile stays in a CPU's cache: 256 × 6,656 took .094 s, 6,656 × 6,656 .26 s.
 QUERY_TILE = {"cpu": 256}
-GROUP = 32
+GROUP, SUBGROUP = 32, 8  # columns that one minimum stands for: of a thousand and more, and of fewer on a CPU
+# Smallest numbers are taken one by one up to so many times columns: ten of 64 columns in a third of `lax.top_k`'s time.
+FEW = {"cpu": 1024}
 BLOCK = 4  # side of a block of queries in a window: .05 s a frame at 480p (radius 6, five grids), with 8 .17 s, with 16 .46 s
-BLOCKS_AT_ONCE = 4  # of eight grids 88 ms on two cores, with 8 113, with 1 120 (experiments/README.md)
+BLOCKS_AT_ONCE = 8  # of eight grids 38 ms on two cores with AVX-512, with 4 41, with 16 42 (experiments/README.md)
 FAR = 1e30  # the score of what does not count: above all others, and unlike ∞ it may be multiplied by 0
 
 
@@ -47,6 +49,7 @@ def nearest(
     references: Float[ArrayLike, "r d"],
     valid: Bool[ArrayLike, "r"] | None = None,
     *,
+    where: Bool[ArrayLike, "q"] | None = None,
     k: int = 5,
     metric: Metric = "l2",
     reference_tile: int = REFERENCE_TILE,
@@ -56,13 +59,14 @@ def nearest(
 
     Returns `Neighbours`: distances and rows, `[q, k]`, inf and −1 where there are fewer than k. Half precision is made single
     first.  valid: which references count (all by default); those with a squared length of 1e29 or more, or with NaN, never do.
+    where: which queries ask (all by default); the others find nothing, and cost next to nothing.
     As distances are ‖q‖² − 2 q·r + ‖r‖², they are good to about 1e-7 of the squared lengths in float32: of vectors that are
     long beside their distances subtract the mean first.
     k: 1…50.  metric: "l2" (squared) or "cosine" (1 − cosine; the cosine with a zero vector is 0).  reference_tile: a multiple
     of 128, at most that many rows.
     """
     queries, references = jnp.asarray(queries), jnp.asarray(references)  # for type checkers: here all are traced
-    valid = None if valid is None else jnp.asarray(valid)
+    valid, where = (None if x is None else jnp.asarray(x) for x in (valid, where))
     if not 1 <= k <= MAX_K:
         raise ValueError(f"k: found {k}, expected 1…{MAX_K}")
     if queries.shape[-1] != references.shape[-1]:
@@ -71,6 +75,8 @@ def nearest(
         raise ValueError(
             f"valid: found {list(valid.shape)}, expected [{len(references)}], one for each of the references"
         )
+    if where is not None and where.shape != queries.shape[:1]:
+        raise ValueError(f"where: found {list(where.shape)}, expected [{len(queries)}], one for each of the queries")
     if metric not in ("l2", "cosine"):
         raise ValueError(f"metric: found {metric}, expected l2 or cosine")
     if reference_tile % 128 or reference_tile < 1:
@@ -87,6 +93,10 @@ def nearest(
         valid = jnp.arange(reference_tile) < n_references if valid is None else jnp.pad(valid, (0, missing))
         references = jnp.pad(references, ((0, missing), (0, 0)))
     offsets = jnp.arange(tiles, dtype=jnp.int32) * reference_tile
+    order, asks = None, None
+    if where is not None:  # those that ask first: of all tiles but one everyone does, or nobody
+        order = jnp.argsort(~where)
+        queries, asks = queries[order], _tiles(where[order], query_tile).any(-1)
     asked = _tiles(_asking(queries, metric), query_tile)
 
     def next_tile(best: Neighbours, offset: Int[Array, ""]):
@@ -106,12 +116,18 @@ def nearest(
             distances, order = _top(distances, k)
             return Neighbours(distances, jnp.take_along_axis(rows, order, -1))
 
-        return jax.lax.map(search, (asked, best)), None
+        if asks is None:
+            return jax.lax.map(search, (asked, best)), None
+        return jax.lax.map(lambda t: jax.lax.cond(t[0], search, lambda t: t[1], t[1:]), (asks, asked, best)), None
 
     size = (*asked.shape[:2], k)
-    none = Neighbours(jnp.full(size, jnp.inf, queries.dtype), jnp.full(size, -1, jnp.int32))
-    scores, rows = jax.lax.scan(next_tile, none, offsets)[0]
-    return _distances(scores.reshape(-1, k)[:n_queries], rows.reshape(-1, k)[:n_queries], queries, metric)
+    none = Neighbours(jnp.full(size, FAR, queries.dtype), jnp.full(size, -1, jnp.int32))
+    scores, rows = (x.reshape(-1, k)[:n_queries] for x in jax.lax.scan(next_tile, none, offsets)[0])
+    found = _distances(scores, rows, queries, metric)
+    if where is None or order is None:
+        return found
+    back, where = jnp.argsort(order), where[:, None]
+    return Neighbours(jnp.where(where, found.distances[back], jnp.inf), jnp.where(where, found.rows[back], -1))
 
 
 @jitted(static_argnames=("k", "radius"))
@@ -144,30 +160,34 @@ def nearest_in_window(
     step = jnp.arange(side, dtype=jnp.int32)[None] - jnp.arange(BLOCK, dtype=jnp.int32)[:, None]
     near = (step >= 0) & (step <= 2 * radius)  # of one axis: [query in the block, cell in the part]
     near = (near[:, None, :, None] & near[None, :, None, :]).reshape(BLOCK**2, 1, side, side)
-    # The last groups are filled up, so that all are whole, and there are more of them than neighbours.
-    missing = _round_up(max(count, (k + 1) * GROUP), GROUP) - count
 
-    def search(block: tuple[Float[Array, "i j d"], Int[Array, "2"]]) -> Neighbours:
-        q, at = block
+    def scores(q: Float[Array, "i j d"], at: Int[Array, "2"]) -> Float[Array, "q r"]:
         part, begin = (t, side, side), (jnp.int32(0), at[0], at[1])
         r = jax.lax.dynamic_slice(references, (*begin, jnp.int32(0)), (*part, d)).reshape(count, d)
         there = jnp.where(near, jax.lax.dynamic_slice(own, begin, part)[None], FAR).reshape(-1, count)
-        scores = there - 2 * jnp.matmul(q.reshape(-1, d), r.T, precision="highest")
-        found = _smallest(jnp.pad(scores, ((0, 0), (0, missing)), constant_values=FAR), k)
+        found = there - 2 * jnp.matmul(q.reshape(-1, d), r.T, precision="highest")
+        return jnp.pad(found, ((0, 0), (0, max(k - count, 0))), constant_values=FAR)
+
+    def search(some: tuple[Float[Array, "b i j d"], Int[Array, "b 2"]]) -> Neighbours:
+        every = jax.vmap(scores)(*some)
+        found = _smallest(every.reshape(-1, every.shape[-1]), k)
         grid, row, column = (found.rows // side**2, found.rows // side % side, found.rows % side)
-        return Neighbours(found.distances, (grid * y + row + at[0] - radius) * x + column + at[1] - radius)
+        at = jnp.repeat(some[1] - radius, BLOCK**2, axis=0)
+        return Neighbours(found.distances, (grid * y + row + at[:, :1]) * x + column + at[:, 1:])
+
+    blocks = (rows // BLOCK, columns // BLOCK)
 
     def whole(found: Array) -> Array:
-        """`[block, query, k]` as `[q, k]`."""
-        found = found.reshape(rows // BLOCK, columns // BLOCK, BLOCK, BLOCK, k).swapaxes(1, 2)
+        """`[n, b·i·j, k]` as `[q, k]`."""
+        found = found.reshape(-1, BLOCK, BLOCK, k)[: blocks[0] * blocks[1]]
+        found = found.reshape(*blocks, BLOCK, BLOCK, k).swapaxes(1, 2)
         return found.reshape(rows, columns, k)[:y, :x].reshape(-1, k)
 
-    corners = jnp.stack(
-        jnp.meshgrid(*(jnp.arange(0, n, BLOCK, dtype=jnp.int32) for n in (rows, columns)), indexing="ij"), -1
-    )
-    blocks = queries.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, d).swapaxes(1, 2)
+    corners = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.int32) * BLOCK for n in blocks), indexing="ij"), -1)
+    asked = queries.reshape(blocks[0], BLOCK, blocks[1], BLOCK, d).swapaxes(1, 2)
     found = jax.lax.map(
-        search, (blocks.reshape(-1, BLOCK, BLOCK, d), corners.reshape(-1, 2)), batch_size=BLOCKS_AT_ONCE
+        search,
+        (_tiles(asked.reshape(-1, BLOCK, BLOCK, d), BLOCKS_AT_ONCE), _tiles(corners.reshape(-1, 2), BLOCKS_AT_ONCE)),
     )
     return _distances(whole(found.distances), whole(found.rows), queries[:y, :x].reshape(-1, d), "l2")
 
@@ -176,8 +196,10 @@ def merge(first: Neighbours, second: Neighbours, offset: int) -> Neighbours:
     """The k nearest of two sets of neighbours; the rows of the second are counted from `offset`. Of equal distances the
     first set's."""
     rows = jnp.where(second.rows < 0, -1, second.rows + offset)
-    distances, order = _top(jnp.concatenate([first.distances, second.distances], -1), first.distances.shape[1])
-    return Neighbours(distances, jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1))
+    both = jnp.minimum(jnp.concatenate([first.distances, second.distances], -1), FAR)
+    distances, order = _top(both, first.distances.shape[1])
+    rows, there = jnp.take_along_axis(jnp.concatenate([first.rows, rows], -1), order, -1), distances < FAR
+    return Neighbours(jnp.where(there, distances, jnp.inf), jnp.where(there, rows, -1))
 
 
 @jitted(owned=True, static_argnames="majority", inline=True)
@@ -251,27 +273,39 @@ def _distances(
 
 
 def _smallest(scores: Float[Array, "q r"], k: int) -> Neighbours:
-    """The k smallest of each row, equal ones by column.
+    """The k smallest of each row, equal ones by column. All are finite.
 
-    A group's minimum ranks the group: the k smallest lie in the k groups with the smallest minima, so only k·GROUP
-    columns are sorted. Three times as fast on a CPU as sorting all.
+    A group's minimum ranks the group: the k smallest lie in the k groups with the smallest minima, which are found alike, so
+    that only k·group columns are left, and of those in the same way.
     """
     q, r = scores.shape
-    groups = r // GROUP
-    if groups <= k:
+    few = FEW.get(jax.default_backend(), 0)
+    group = SUBGROUP if few and r < GROUP**2 else GROUP
+    if k * r <= few or 2 * k * group > r:
         return Neighbours(*_top(scores, k))
-    grouped = scores.reshape(q, groups, GROUP)
-    _, best = _top(grouped.min(-1), k)
-    best = jnp.sort(best, -1)  # columns in order again, for the ties
-    columns = (best[..., None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None]).reshape(q, k * GROUP)
-    distances, place = _top(jnp.take_along_axis(grouped, best[..., None], 1).reshape(q, k * GROUP), k)
-    return Neighbours(distances, jnp.take_along_axis(columns, place, -1))
+    grouped = jnp.pad(scores, ((0, 0), (0, -r % group)), constant_values=FAR).reshape(q, -1, group)
+    best = jnp.sort(_smallest(grouped.min(-1), k).rows, -1)  # columns in order again, for the ties
+    columns = (best[..., None] * group + jnp.arange(group, dtype=jnp.int32)[None, None]).reshape(q, k * group)
+    found = _smallest(jnp.take_along_axis(grouped, best[..., None], 1).reshape(q, k * group), k)
+    return Neighbours(found.distances, jnp.take_along_axis(columns, found.rows, -1))
 
 
 def _top(values: Float[Array, "q n"], k: int) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """(the k smallest ascending, their columns); `lax.top_k` puts the lower column first where values are equal."""
-    largest, columns = jax.lax.top_k(-values, k)
-    return -largest, columns
+    """(the k smallest ascending, their columns), the lower column first where values are equal. All are finite."""
+    n = values.shape[1]
+    if k * n > FEW.get(jax.default_backend(), 0):
+        largest, columns = jax.lax.top_k(-values, k)
+        return -largest, columns
+    # One after the other; a column lies in memory as a row, so that one instruction compares many queries.
+    column = jnp.arange(n, dtype=jnp.int32)[:, None]
+
+    def take(left: Float[Array, "n q"], _):
+        least = left.min(0)
+        at = jnp.where(left == least[None], column, n).min(0)
+        return jnp.where(column == at[None], jnp.inf, left), (least, at)
+
+    smallest, columns = jax.lax.scan(take, values.T, None, length=k)[1]
+    return smallest.T, columns.T
 
 
 def _directions(x: Float[Array, "n d"]) -> Float[Array, "n d"]:

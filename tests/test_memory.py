@@ -72,30 +72,39 @@ def remembered(rng, user, cells, frames, memory):
     return References(*(np.concatenate([a[:128], b, a[128:]]) for a, b in zip(r[:4], more, strict=True)), r.ids)
 
 
-@pytest.mark.parametrize("window, stretch", [(1, 0.0), (None, 0.0), (1, 2.0)])
-def test_search_against_a_loop(window, stretch, rng):
-    y, x, rule = 4, 6, Adaptation(frames=3, memory=2, window=window)
+# An eighth: squared distances are 64ths, FURTHER is four of them, and the ring's fifth nearest is nearer, as near, or further.
+@pytest.mark.parametrize(
+    "grid, window, stretch, scale",
+    [((4, 6), 1, 0.0, 1), ((4, 6), None, 0.0, 1), ((4, 6), 1, 2.0, 1), ((16, 33), 2, 0.0, 1 / 8)],
+)
+def test_search_against_a_loop(grid, window, stretch, scale, rng):
+    (y, x), rule = grid, Adaptation(frames=3, memory=2, window=window)
     r = remembered(rng, 50, y * x, rule.frames, rule.memory)
     if stretch:  # no ties, which rounding would decide
         r = r._replace(embedding=r.embedding + rng.random(r.embedding.shape).astype("f"))
     begin = len(r.valid) - rule.ring(y * x)
     assert len(r.valid) == 128 + rule.rows(y * x) and r.valid[128:begin].sum() > 9
-    queries = rng.integers(-2, 3, (y, x, 3)).astype("f")
+    queries = rng.integers(-2, 3, (y, x, 3)).astype("f") * np.float32(scale)
+    r = r._replace(embedding=r.embedding * np.float32(scale))
     found, away = jax.tree.map(np.asarray, searched(queries, r, rule, k=5, metric="l2", stretch=stretch))
     by = np.asarray(metric_of(r.embedding[:128], r.share[:128], r.valid[:128], stretch)) if stretch else np.eye(3)
+    nearer = set()
     for i, (row, column) in enumerate(np.ndindex(y, x)):
         beyond = queries[row, column] - r.embedding
         everywhere = np.arange(len(beyond)) < begin
         distances = np.where(everywhere, ((beyond @ by) ** 2).sum(-1), (beyond**2).sum(-1))
         distances[128:begin] += FURTHER
         distances[~r.valid] = np.inf
+        user = distances[:128].min()
         for n in range(rule.frames * y * x) if window is not None else ():
             if max(abs((n % (y * x)) // x - row), abs(n % x - column)) > window:
                 distances[begin + n] = np.inf
         best = np.argsort(distances, kind="stable")[:5]
         assert np.array_equal(found.rows[i], best)
         assert np.allclose(found.distances[i], distances[best], rtol=1e-5, atol=1e-5)
-        assert np.isclose(away[i], distances[everywhere].min(), rtol=1e-5, atol=1e-5)
+        assert np.isclose(away[i], user, rtol=1e-5, atol=1e-5)
+        nearer.add(np.sign(np.sort(distances[begin:])[4] - FURTHER))
+    assert nearer == ({-1, 0, 1} if scale < 1 else {1})
     cosine = dict(k=5, metric="cosine")
     with pytest.raises(InputError, match="metric cosine: expected l2 with a memory"):
         searched(queries, r, rule, **cosine)

@@ -96,6 +96,20 @@ def test_ties_go_to_the_lower_row_whatever_the_tiles(n, k, tile, query_tile, see
     assert np.array_equal(found.rows, rows) and np.array_equal(found.distances, np.float32(distances))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.4, 1.0])
+def test_only_queries_that_ask_find_something(share, rng):
+    queries, references = small_integers(0, 700, 300)
+    valid, where = rng.random(300) < 0.9, rng.random(700) < share
+    few = partial(nearest, k=5, reference_tile=128, query_tile=64)
+    distances, rows = nearest_by_hand(queries, references, valid, 5, "l2")
+    found = few(queries, references, valid, where=where)
+    assert np.array_equal(found.rows, np.where(where[:, None], rows, -1))
+    assert np.array_equal(found.distances, np.where(where[:, None], np.float32(distances), np.inf))
+    assert " cond[" in str(
+        jax.make_jaxpr(few)(queries, references, valid, where=where)
+    )  # what nobody asks is not computed
+
+
 def test_equal_directions_tie_in_cosine():
     references = np.array([[0, 2], [3, 0], [3, 0], [0, 0], [-3, 0]], "f")
     found = nearest(np.array([[0.5, 0], [0, 0]], "f"), references, k=5, metric="cosine")
