@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from pmljax.augmented import VIEWS
 from pmljax.errors import InputError
 from pmljax.memory import FURTHER, SPARSE, around, cells_kept, choose, slot_of
 from pmljax.references import References, places, put
@@ -53,6 +54,8 @@ class Adaptation:
     memory: int = 0
     """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight; once
     there is no room, every tenth, then every twentieth, … (`pmljax/memory.py`)."""
+    augmented: int = 0
+    """Of how many other views of the first marked frame (`pmljax/augmented.py`: VIEWS) some cells are remembered too."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -66,27 +69,35 @@ class Adaptation:
     """Cells on either side of a border between labels that do not join."""
 
     def __post_init__(self):
-        whole = (self.frames, self.every, self.older, self.memory, self.erosion, self.window or 0, self.reach or 0)
+        whole = (self.frames, self.every, self.older, self.memory, self.augmented, self.erosion)
+        whole += (self.window or 0, self.reach or 0)
         if not all(isinstance(n, int | np.integer) for n in whole) or self.rule not in ("all", "unanimous"):
             raise InputError(f"{self}: expected whole numbers, and all or unanimous as rule")
-        low = (self.frames, self.window or 0, self.reach or 0, self.every - 1, self.older, self.memory, self.erosion)
+        low = (*whole[:1], self.every - 1, *whole[2:])
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
-                f"{self}: expected frames, window, reach, older, memory and erosion from 0 up, every from 1 up, bound and"
-                " drift above 0"
+                f"{self}: expected frames, window, reach, older, memory, augmented and erosion from 0 up, every from 1 up,"
+                " bound and drift above 0"
             )
         if self.older >= max(self.frames, 1):
             raise InputError(f"{self}: expected fewer older frames than frames, so that the last one is among them")
-        if self.memory and (not self.frames or self.drift is not None):
+        if self.augmented > len(VIEWS):
+            raise InputError(f"{self}: expected at most {len(VIEWS)} augmented")
+        if self.remembered and (not self.frames or self.drift is not None):
             raise InputError(f"{self}: expected frames above 0, and no drift, with a memory")
+
+    @property
+    def remembered(self) -> int:
+        """Of how many frames and views cells are remembered."""
+        return self.memory + self.augmented
 
     def ring(self, cells: int) -> int:
         """Rows of the references that the ring takes for a grid of `cells`."""
         return -(-self.frames * cells // ROWS) * ROWS
 
     def rows(self, cells: int) -> int:
-        """Rows that come after the user's: the memory's, then the ring's."""
-        return self.ring(cells) + -(-self.memory * cells_kept(cells) // ROWS) * ROWS
+        """Rows that come after the user's: the memory's, those of the views, then the ring's."""
+        return self.ring(cells) + -(-self.remembered * cells_kept(cells) // ROWS) * ROWS
 
 
 class Found(NamedTuple):
@@ -120,7 +131,7 @@ def search(
             " network, preset and size"
         )
     asking, rows, valid = queries, references.embedding[:begin], references.valid[:begin]
-    if metric != "l2" and (stretch or adaptation.memory):
+    if metric != "l2" and (stretch or adaptation.remembered):
         raise InputError(f"metric {metric}: expected l2 with a {'stretch' if stretch else 'memory'}")
     if stretch:
         by = separating(rows[:user], references.share[:user], valid[:user], stretch)
@@ -142,7 +153,7 @@ def search(
             k=k,
             radius=adaptation.window,
         )
-    if adaptation.memory:
+    if adaptation.remembered:
         # Where k of the last frames' cells are nearer than anything of it can be, it need not be asked: in most places.
         where = (made.distances[:, -1] >= FURTHER) & valid[user:].any()
         kept = nearest(asking, rows[user:], valid[user:], where=where, k=k, reference_tile=TILE)

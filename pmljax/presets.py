@@ -76,7 +76,7 @@ _ADAPTED = Preset(
     hard=False,
     temperature=0.15,
     stretch=1.0,
-    adaptation=Adaptation(frames=8, older=4, window=6, memory=13, bound=0.2, reach=9),
+    adaptation=Adaptation(frames=8, older=4, window=6, memory=13, augmented=3, bound=0.2, reach=9),
     # A tenth of the time of ten objects for a label in 8,000; the shares that are remembered are those before the solver.
     solver=replace(_SOLVER, tolerance=1e-3),
 )
@@ -86,7 +86,7 @@ PRESETS = {
     # 640 lines: finer cells, of which more are as far.
     "best": replace(
         _ADAPTED,
-        adaptation=replace(_ADAPTED.adaptation, window=12, reach=12),
+        adaptation=replace(_ADAPTED.adaptation, window=12, reach=12, augmented=0),
         solver=_SOLVER,
         flip=True,
         size=(640, 640),
@@ -103,10 +103,12 @@ def session_vote(config: ModelConfig) -> tuple[int, float | None]:
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
-    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
-    position, or frames at a size of their own, are not mirrored.
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. For networks that see a
+    position, or frames at a size of their own, nothing is mirrored, and no other view of a frame is shown to them.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    return replace(preset, flip=preset.flip and config.mirrors)
+    if config.mirrors:
+        return preset
+    return replace(preset, flip=False, adaptation=replace(preset.adaptation, augmented=0))

@@ -19,10 +19,12 @@ from jaxtyping import Array, Float, UInt8
 
 from pmljax.adaptation import ROWS, withdraw
 from pmljax.ahead import embed_ahead, embed_frame
+from pmljax.augmented import VIEWS, kept, seen_as
 from pmljax.errors import InputError
 from pmljax.labelling import label_embedding, segment_frame
 from pmljax.labels import check_labels, object_ids
 from pmljax.late import taken_back
+from pmljax.memory import cells_kept
 from pmljax.model import Model, at_stride
 from pmljax.presets import Preset, preset_of
 from pmljax.references import References, id_columns, keep_thin_objects, put, reference_rows, with_ids
@@ -80,7 +82,8 @@ def start(
     references = References(embedding, share, valid, place, ids)
     state = State(references, 0, index, frame.shape[:2], preset)
     number = index if number is None else number
-    return _add(model, state, frame, labels, number, late=False)._replace(index=index + 1)
+    state = _add(model, state, frame, labels, number, late=False)
+    return _augment(model, state, frame, labels, number)._replace(index=index + 1)
 
 
 def step(
@@ -251,6 +254,20 @@ def _grid(model: Model, state: State) -> tuple[int, int]:
     return config.grid(config.seen(state.size, state.preset.size))
 
 
+def _rows(model: Model, state: State, embedding: jax.Array, labels: np.ndarray, *, late: bool) -> References:
+    """The cells of a marked frame as the stream's references."""
+    return reference_rows(
+        at_stride(model, state.preset.stride).config,
+        embedding,
+        labels,
+        state.references.ids,
+        state.index,
+        late=jax.device_put(np.array(late)),
+        short_side=state.preset.size,
+        hard=state.preset.hard,
+    )
+
+
 def _add(
     model: Model,
     state: State,
@@ -267,16 +284,7 @@ def _add(
     if embedding is None:
         # float32: long numbers, as in file names with a time, must not overflow
         embedding = embed_frame(model, frame, np.float32(number), preset=preset)
-    rows = reference_rows(
-        config,
-        embedding,
-        labels,
-        references.ids,
-        state.index,
-        late=jax.device_put(np.array(late)),
-        short_side=preset.size,
-        hard=preset.hard,
-    )
+    rows = _rows(model, state._replace(references=references), embedding, labels, late=late)
     begin, end = state.filled, state.filled + rows.valid.shape[0]
     room = references.valid.shape[0] - state.preset.adaptation.rows(rows.valid.shape[0])
     if end > room:
@@ -289,3 +297,21 @@ def _add(
         references = taken_back(references, embedding, rows.valid)
     written = {name: getattr(rows, name) for name in References._fields[:4]}
     return state._replace(references=_put(references, written, np.int32(begin)), filled=end)
+
+
+def _augment(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, number: int) -> State:
+    """The state with the views of its first marked frame among what is remembered."""
+    preset, references = state.preset, state.references
+    if preset.adaptation.augmented and not model.config.mirrors:
+        raise InputError(
+            f"augmented with {model.config.name}: expected a network without position and with frames at their own size"
+        )
+    cells = int(np.prod(_grid(model, state)))
+    begin = len(references.valid) - preset.adaptation.rows(cells) + preset.adaptation.memory * cells_kept(cells)
+    for view in VIEWS[: preset.adaptation.augmented]:
+        seen, marked = seen_as(view, frame, labels)
+        embedding = embed_frame(model, seen, np.float32(number), preset=preset)
+        rows = _rows(model, state, embedding, marked, late=False)
+        references = _put(references, kept(embedding, rows.share, rows.valid), np.int32(begin))
+        begin += cells_kept(cells)
+    return state._replace(references=references)
