@@ -55,7 +55,8 @@ class Adaptation:
     """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight; once
     there is no room, every tenth, then every twentieth, … (`pmljax/memory.py`)."""
     augmented: int = 0
-    """Of how many other views of the first marked frame (`pmljax/augmented.py`: VIEWS) some cells are remembered too."""
+    """Of how many other views of the first marked frame (`pmljax/augmented.py`: VIEWS) some cells are remembered too; networks
+    that see a position, or frames at a size of their own, are shown none."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -76,13 +77,13 @@ class Adaptation:
         low = (*whole[:1], self.every - 1, *whole[2:])
         if min(low) < 0 or not all(b is None or b > 0 for b in (self.bound, self.drift)):
             raise InputError(
-                f"{self}: expected frames, window, reach, older, memory, augmented and erosion from 0 up, every from 1 up,"
-                " bound and drift above 0"
+                f"{self}: expected frames, window, reach, older, memory and erosion from 0 up, every from 1 up, bound and"
+                " drift above 0"
             )
         if self.older >= max(self.frames, 1):
             raise InputError(f"{self}: expected fewer older frames than frames, so that the last one is among them")
-        if self.augmented > len(VIEWS):
-            raise InputError(f"{self}: expected at most {len(VIEWS)} augmented")
+        if not 0 <= self.augmented <= len(VIEWS):
+            raise InputError(f"{self}: expected augmented 0…{len(VIEWS)}")
         if self.remembered and (not self.frames or self.drift is not None):
             raise InputError(f"{self}: expected frames above 0, and no drift, with a memory")
 

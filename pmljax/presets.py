@@ -103,12 +103,10 @@ def session_vote(config: ModelConfig) -> tuple[int, float | None]:
 def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
-    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. For networks that see a
-    position, or frames at a size of their own, nothing is mirrored, and no other view of a frame is shown to them.
+    `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
+    position, or frames at a size of their own, are not mirrored.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    if config.mirrors:
-        return preset
-    return replace(preset, flip=False, adaptation=replace(preset.adaptation, augmented=0))
+    return replace(preset, flip=preset.flip and config.mirrors)

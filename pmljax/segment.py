@@ -302,10 +302,8 @@ def _add(
 def _augment(model: Model, state: State, frame: np.ndarray, labels: np.ndarray, number: int) -> State:
     """The state with the views of its first marked frame among what is remembered."""
     preset, references = state.preset, state.references
-    if preset.adaptation.augmented and not model.config.mirrors:
-        raise InputError(
-            f"augmented with {model.config.name}: expected a network without position and with frames at their own size"
-        )
+    if not model.config.mirrors:
+        return state
     cells = int(np.prod(_grid(model, state)))
     begin = len(references.valid) - preset.adaptation.rows(cells) + preset.adaptation.memory * cells_kept(cells)
     for view in VIEWS[: preset.adaptation.augmented]:

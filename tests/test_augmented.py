@@ -12,7 +12,7 @@ from pmljax.augmented import VIEWS, View, seen_as
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.memory import AROUND, PRESENT, cells_kept
-from pmljax.presets import PRESETS, Preset, preset_of
+from pmljax.presets import Preset
 from pmljax.segment import start, step
 
 NET = network(ModelConfig("net", 10, 8, norm="group", taps=(2, 4), head=((1, 8),)))
@@ -118,14 +118,11 @@ def test_an_object_that_turned_and_came_nearer_is_known_by_its_view(rng):
 
 
 def test_networks_that_are_shown_no_views(rng):
+    """Those that see a position: what there would be of views does not count."""
     placed = network(ModelConfig("placed", 10, 8, norm="group", taps=(4,), head=((1, 8),), position="yx"))
-    assert preset_of(placed.config).adaptation.augmented == 0 and not preset_of(placed.config, "best").flip
-    assert preset_of(NET.config) == PRESETS["default"] and preset_of(NET.config).adaptation.augmented == len(VIEWS)
-    with pytest.raises(InputError, match="augmented with placed: expected a network without position"):
-        start(placed, *marked(rng), preset=preset_with(1))
-    for wrong, words in (
-        ({"frames": 0}, "expected frames above 0"),
-        ({"augmented": 4}, "expected at most 3 augmented"),
-    ):
+    preset, (y, x) = preset_with(3), placed.config.grid(SIZE)
+    valid = np.asarray(start(placed, *marked(rng), preset=preset).references.valid)
+    assert valid[: y * x].any() and not valid[len(valid) - preset.adaptation.rows(y * x) :].any()
+    for wrong, words in (({"frames": 0}, "expected frames above 0"), ({"augmented": 4}, "expected augmented 0…3")):
         with pytest.raises(InputError, match=words):
             Adaptation(**{"frames": 2, "augmented": 1, **wrong})
