@@ -110,6 +110,8 @@ def nearest(
         def search(tile: tuple[Float[Array, "q d1"], Neighbours]) -> Neighbours:
             q, best = tile
             found = _smallest(jnp.matmul(q, ranked.T, precision="highest"), k)
+            if tiles == 1:  # nothing to put together, which would be compiled and run
+                return found
             # The earlier rows stand first: on equal distance they stay.
             distances = jnp.concatenate([best.distances, found.distances], -1)
             rows = jnp.concatenate([best.rows, found.rows + start], -1)
