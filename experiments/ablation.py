@@ -41,7 +41,7 @@ from pmljax.labelling import label_embedding
 from pmljax.labels import VOID, check_labels, object_ids, read_labels
 from pmljax.masks import first_mask
 from pmljax.model import Model, at_stride, embed
-from pmljax.presets import PRESETS, Preset, preset_of
+from pmljax.presets import LINES, PRESETS, Preset, preset_of
 from pmljax.results import FORMAT as RULES
 from pmljax.segment import start
 from pmljax.terminal import progress, status
@@ -54,6 +54,7 @@ PAPER["position, adaptation"] = (0.755, 0.793)  # the paper's table, as sydney0z
 
 plain, default, best, paper = (PRESETS[name] for name in ("plain", "default", "best", "paper"))
 solver = BilateralConfig(smoothness=8.0)
+pure = Preset(size=LINES)  # the first frame as it is, alone
 # Two starting points, of which one thing after the other is changed.
 base = Preset(k=10, hard=False, temperature=0.07, adaptation=Adaptation(frames=5, window=6))
 second = replace(base, temperature=0.15, adaptation=Adaptation(frames=8, window=6, bound=0.2))
@@ -73,11 +74,12 @@ def smoothed(preset: Preset, smoothness: float) -> Preset:
 FOUR = {"–": replace(paper, adaptation=Adaptation()), "adaptation": paper}
 BEYOND = {
     "plain": plain,
-    "plain, majority": replace(plain, majority=True),
+    "plain, augmented 0": pure,
+    "plain, majority": replace(pure, majority=True),
     "plain, majority, adaptation (the paper's without its solver)": replace(paper, solver=None),
-    "plain, shares": replace(plain, hard=False),
+    "plain, shares": replace(pure, hard=False),
     "plain, shares, k 10, temperature": replace(base, adaptation=Adaptation()),
-    "plain, solver": replace(plain, solver=solver),
+    "plain, solver": replace(pure, solver=solver),
     "base": base,
     "base, last frame alone": adapted(base, frames=1),
     "base, 3 frames": adapted(base, frames=3),

@@ -261,12 +261,12 @@ def solver(s: Setting) -> Iterator[Row]:
 
 
 def frame_operations(config: ModelConfig, size: tuple[int, int], preset: Preset) -> int:
-    """Of a frame's network and of its distances: to one marked frame, to the memory's cells, and in the window of each frame
-    of the ring."""
+    """Of a frame's network and its distances: to one marked frame, to the cells of the memory and of that frame's views,
+    and in the window of each frame of the ring."""
     size = config.seen(size, preset.size)
     y, x = config.grid(size)
     window = y * x if preset.adaptation.window is None else min((2 * preset.adaptation.window + 1) ** 2, y * x)
-    compared = y * x + preset.adaptation.memory * cells_kept(y * x) + preset.adaptation.frames * window
+    compared = y * x + preset.adaptation.remembered * cells_kept(y * x) + preset.adaptation.frames * window
     embedded = embed_operations(config, 1, size) * (2 if preset.flip else 1)
     return embedded + product_operations(y * x, config.dimensions, compared)
 
@@ -293,6 +293,8 @@ def frame(s: Setting) -> Iterator[Row]:
             continue
         model = load(name, dtype=dtype) if name else s.load(dtype)
         preset = preset_of(model.config, preset_name)
+        if preset_name == "plain":  # PyTorch's side has the marked frame as it is, alone
+            preset = Preset(size=preset.size)
         references = full_state(model, s.frame, objects, preset)
         moved = np.roll(s.frame, (3, 5), (0, 1))
         run = compiled(segment_frame, model, references, moved, number, index, preset=preset)

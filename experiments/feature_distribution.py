@@ -33,13 +33,13 @@ from pmljax.labels import grow_matrix, palette
 from pmljax.masks import read_masks
 from pmljax.model import Model, embed
 from pmljax.preprocess import apply_axes
-from pmljax.presets import PRESETS
+from pmljax.presets import LINES, Preset
 from pmljax.references import both_axes
 from pmljax.segment import start
 from pmljax.terminal import progress, status
 from pmljax.weights import load
 
-PRESET = PRESETS["plain"]
+PRESET = Preset(size=LINES)  # the cells that the user marked, and no others
 
 
 class Components:

@@ -14,7 +14,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -31,11 +30,11 @@ from pmljax.data.synthetic import clip
 from pmljax.files import write_file
 from pmljax.fit import Every, fit
 from pmljax.labels import object_ids
-from pmljax.presets import PRESETS
 from pmljax.sampling import Augment, Clip
 from pmljax.segment import segment
 from pmljax.terminal import training_bar
 from pmljax.train import TrainConfig
+from pmljax.validation import AS_THEY_ARE
 
 SIZE = (240, 426)
 TINY = ModelConfig("toy", 10, 16, norm="group", taps=(2, 3, 4), head=((1, 64), (1, 32)), position="yx")
@@ -82,7 +81,7 @@ def score(model: pmljax.Model, clips: int, picture: Path | None = None) -> float
         made = clip(jax.random.key(UNSEEN + i), frames=12, size=SIZE, objects=2, light=LIGHT)
         frames, truth = np.asarray(made.frames), np.asarray(made.labels)
         ids = object_ids(truth[0])
-        for t, labels in enumerate(segment(model, frames, truth[0], preset=replace(PRESETS["plain"], size=480))):
+        for t, labels in enumerate(segment(model, frames, truth[0], preset=AS_THEY_ARE)):
             if 0 < t < len(frames) - 1:
                 found.append(metrics.frame_scores(labels, truth[t], ids)[:, 0])
             sheet.add(f"{i} {t}", paint(frames[t], labels))

@@ -55,8 +55,8 @@ class Adaptation:
     """Of how many frames some cells are remembered longer: every fifth in which anything that is followed is in sight; once
     there is no room, every tenth, then every twentieth, … (`pmljax/memory.py`)."""
     augmented: int = 0
-    """Of how many other views of the first marked frame (`pmljax/augmented.py`: VIEWS) some cells are remembered too; networks
-    that see a position, or frames at a size of their own, are shown none."""
+    """Of how many other views of the first marked frame (`pmljax/augmented.py`: VIEWS) some cells are remembered too (without
+    `frames` they count as the user's own); networks that see a position, or frames at a size of their own, are shown none."""
     bound: float | None = None
     """The largest distance to the nearest reference with which a pixel still joins (to the memory's with what is added to
     those, FURTHER: without it .005 less, experiments/README.md). None: any."""
@@ -84,7 +84,7 @@ class Adaptation:
             raise InputError(f"{self}: expected fewer older frames than frames, so that the last one is among them")
         if not 0 <= self.augmented <= len(VIEWS):
             raise InputError(f"{self}: expected augmented 0…{len(VIEWS)}")
-        if self.remembered and (not self.frames or self.drift is not None):
+        if (self.memory and not self.frames) or (self.remembered and self.drift is not None):
             raise InputError(f"{self}: expected frames above 0, and no drift, with a memory")
 
     @property
@@ -118,6 +118,7 @@ def search(
     stretch: float = 0.0,
 ) -> Found:
     """The k nearest references of every cell: the user's and the memory's everywhere, those of the ring within the window.
+    Without a ring there is no memory, and the views of what the user marked are as near as what he marked.
 
     stretch: of the distances to the user's rows and the memory's, along what separates the user's labels (`separation`).
     """
@@ -132,12 +133,14 @@ def search(
             " network, preset and size"
         )
     asking, rows, valid = queries, references.embedding[:begin], references.valid[:begin]
-    if metric != "l2" and (stretch or adaptation.remembered):
+    if metric != "l2" and (stretch or (n and adaptation.remembered)):
         raise InputError(f"metric {metric}: expected l2 with a {'stretch' if stretch else 'memory'}")
     if stretch:
         by = separating(rows[:user], references.share[:user], valid[:user], stretch)
         asking, rows = (jnp.matmul(e, by, precision="highest") for e in (queries, rows))
-    marked = nearest(asking, rows[:user], valid[:user], k=k, metric=metric, reference_tile=TILE)
+    marked = nearest(
+        asking, *((rows[:user], valid[:user]) if n else (rows, valid)), k=k, metric=metric, reference_tile=TILE
+    )
     away = marked.distances[:, 0]
     if not n:
         return Found(marked, away)

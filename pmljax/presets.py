@@ -1,7 +1,8 @@
 """How a frame is labelled once its pixels are embedded: the presets of inference.
 
-`plain`: retrieval from the user's pixels alone.  `default`, `best`: chosen on training sequences that no weights were fitted
-on (experiments/README.md, "Inference").  `paper`: the paper's (docs/sources.md), with its adaptation and its solver.
+`plain`: retrieval from the user's pixels alone, mirrored and nearer too.  `default`, `best`: chosen, as that, on training
+sequences that no weights were fitted on (experiments/README.md, "Inference").  `paper`: the paper's (docs/sources.md), with its
+adaptation and its solver.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ _ADAPTED = Preset(
     solver=replace(_SOLVER, tolerance=1e-3),
 )
 PRESETS = {
-    "plain": Preset(size=LINES),
+    "plain": Preset(size=LINES, adaptation=Adaptation(augmented=3)),
     "default": _ADAPTED,
     # 640 lines: finer cells, of which more are as far.
     "best": replace(
@@ -104,9 +105,11 @@ def preset_of(config: ModelConfig, name: str = "default") -> Preset:
     """The preset of a name for a network; InputError if there is none.
 
     `default` and `best` weigh distances between embeddings of unit length: for others they are `plain`. Networks that see a
-    position, or frames at a size of their own, are not mirrored.
+    position, or frames at a size of their own, are not mirrored, nor shown any views of the first frame.
     """
     if name not in PRESETS:
         raise InputError(f"preset {name}: expected one of {', '.join(PRESETS)}")
     preset = PRESETS[name if config.unit or name not in ("default", "best") else "plain"]
-    return replace(preset, flip=preset.flip and config.mirrors)
+    if config.mirrors:
+        return preset
+    return replace(preset, flip=False, adaptation=replace(preset.adaptation, augmented=0))

@@ -36,7 +36,7 @@ from pmljax.weights.bundled import fingerprint
 
 Overlay = Literal["mp4", "gif", "none"]
 OVERLAYS = ("mp4", "gif")
-FORMAT = 6  # of run.json, and of the rules by which a preset labels: raised when labels change, as runs are continued
+FORMAT = 7  # of run.json, and of the rules by which a preset labels: raised when labels change, as runs are continued
 
 
 class Summary(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ from pmljax.files import write_file
 from pmljax.labels import VOID, has_ids, object_ids, read_labels
 from pmljax.masks import first_mask
 from pmljax.model import Model
-from pmljax.presets import PRESETS, Preset
+from pmljax.presets import Preset
 from pmljax.segment import segment
 
-AS_THEY_ARE = replace(PRESETS["plain"], size=480)  # small frames are not enlarged: training's are not
+# Small frames are not enlarged, as training's are not; and it is the embedding that is judged, not the first frame's views.
+AS_THEY_ARE = Preset(size=480)
 
 
 def on_davis(

@@ -10,10 +10,11 @@ from PIL import Image
 from experiments import ablation
 from experiments.feature_distribution import Components, some
 from pmljax import metrics, segment
+from pmljax.config import NAMED
 from pmljax.errors import InputError
 from pmljax.labels import encode_labels
 from pmljax.model import create
-from pmljax.presets import PRESETS
+from pmljax.presets import preset_of
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,9 @@ def test_components_are_the_largest_singular_vectors(rng):
 def test_a_network_that_is_not_mirrored_has_no_row_that_mirrors():
     rows = {row.name: row.preset for row in ablation.rows_of(create("color"), None, [])}
     assert "base, flip" not in rows and not any(preset.flip for preset in rows.values())
-    assert rows["default"] == rows["best"] == PRESETS["plain"]  # what the commands do with `color`
+    assert (
+        rows["default"] == rows["best"] == rows["plain"] == preset_of(NAMED["color"])
+    )  # what the commands do with `color`
 
 
 def test_names_that_no_row_has_are_refused():

@@ -11,6 +11,7 @@ from pmljax.ahead import embed_frame
 from pmljax.augmented import VIEWS, View, seen_as
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
+from pmljax.labelling import label_embedding
 from pmljax.memory import AROUND, PRESENT, cells_kept
 from pmljax.presets import Preset
 from pmljax.segment import start, step
@@ -117,12 +118,35 @@ def test_an_object_that_turned_and_came_nearer_is_known_by_its_view(rng):
     assert right[0] > 0.9 > right[1]
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_without_frames_views_are_as_near_as_what_was_marked(metric, rng):
+    """As the preset `plain` has them: the k nearest of the marked cells and the views', whichever they are of."""
+    frame, labels = marked(rng)
+    preset = Preset(k=3, metric=metric, size=None, adaptation=Adaptation(augmented=3))
+    state = start(NET, frame, labels, preset=preset)
+    later = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    embedding = np.asarray(embed_frame(NET, later, np.float32(1), preset=preset), np.float64)
+    y, x, d = embedding.shape
+    rows, share, valid = (np.asarray(a) for a in state.references[:3])
+    assert valid[: y * x].any() and valid[-preset.adaptation.rows(y * x) :].any()
+    rows, share = rows[valid].astype(np.float64), share[valid]
+    each = np.zeros((y * x, share.shape[1]))
+    for q, cell in enumerate(embedding.reshape(-1, d)):
+        square = ((rows - cell) ** 2).sum(-1)
+        far = square if metric == "l2" else square / 2  # of unit vectors
+        each[q] = share[np.argsort(far, kind="stable")[:3]].mean(0)
+    after, _ = step(NET, state, later)
+    found = label_embedding(NET.config, state.references, embedding.astype(np.float32), later, 1, preset=preset).shares
+    assert np.abs(np.asarray(found).reshape(y * x, -1) - each).max() < 1e-5
+    assert all(np.array_equal(a, b) for a, b in zip(after.references, state.references, strict=True))
+
+
 def test_networks_that_are_shown_no_views(rng):
     """Those that see a position: what there would be of views does not count."""
     placed = network(ModelConfig("placed", 10, 8, norm="group", taps=(4,), head=((1, 8),), position="yx"))
     preset, (y, x) = preset_with(3), placed.config.grid(SIZE)
     valid = np.asarray(start(placed, *marked(rng), preset=preset).references.valid)
     assert valid[: y * x].any() and not valid[len(valid) - preset.adaptation.rows(y * x) :].any()
-    for wrong, words in (({"frames": 0}, "expected frames above 0"), ({"augmented": 4}, "expected augmented 0…3")):
+    for wrong, words in (({"drift": 1.0}, "and no drift"), ({"augmented": 4}, "expected augmented 0…3")):
         with pytest.raises(InputError, match=words):
             Adaptation(**{"frames": 2, "augmented": 1, **wrong})

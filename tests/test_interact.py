@@ -28,7 +28,7 @@ from pmljax.interact import Session
 from pmljax.labels import encode_labels
 from pmljax.marks import no_marks, region, with_edit
 from pmljax.model import create
-from pmljax.presets import preset_of, session_vote
+from pmljax.presets import Preset, preset_of, session_vote
 from pmljax.scribbles import davis_scribbles
 from pmljax.segment import segment
 from tests.filled import network
@@ -305,11 +305,12 @@ def test_a_session_has_a_vote_of_its_own_where_lengths_are_one():
 
 @pytest.mark.parametrize("model", [COLOR, NET], ids=["color", "net"])
 def test_a_mask_alone_is_plain_retrieval(model, made, tmp_path):
-    """But for the rounding of what is kept, and without a mask's void."""
+    """But for the rounding of what is kept, and without a mask's void; of the marked frame as it is, alone."""
     frames = pmljax.frames(made.folder)
     session = Session(model, frames, k=5, cache=tmp_path)
     session.mask(0, made.truth[0])
-    expected = list(segment(model, list(made.frames), made.truth[0], preset=preset_of(model.config, "plain")))
+    plain = Preset(size=preset_of(model.config).size)
+    expected = list(segment(model, list(made.frames), made.truth[0], preset=plain))
     assert np.array_equal(session.labels(0), made.truth[0])
     agree = [(session.labels(i) == expected[i]).mean() for i in range(1, len(expected))]
     assert min(agree) > 0.995

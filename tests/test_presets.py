@@ -10,7 +10,7 @@ import pytest
 from pmljax.bilateral_grid import BilateralConfig
 from pmljax.config import NAMED
 from pmljax.errors import InputError
-from pmljax.presets import PRESETS, preset_of
+from pmljax.presets import PRESETS, Preset, preset_of
 
 
 def test_presets_fit_the_network():
@@ -21,12 +21,14 @@ def test_presets_fit_the_network():
     assert all(preset_of(small, name) == PRESETS[name] for name in PRESETS) and preset_of(small) == PRESETS["default"]
     # Raw colours have no unit length, which temperatures and bounds are made for.
     color = NAMED["color"]
-    assert (
-        preset_of(color) == preset_of(color, "best") == PRESETS["plain"]
-        and preset_of(color, "paper") == PRESETS["paper"]
-    )
-    best = preset_of(dataclasses.replace(small, position="yx"), "best")
-    assert PRESETS["best"].flip and best == dataclasses.replace(PRESETS["best"], flip=False)
+    alone = Preset(size=(480, 480))  # of the first frame there are no views
+    assert preset_of(color) == preset_of(color, "best") == preset_of(color, "plain") == alone
+    assert preset_of(color, "paper") == PRESETS["paper"]
+    placed = dataclasses.replace(small, position="yx")
+    assert PRESETS["best"].flip and preset_of(placed, "best") == dataclasses.replace(PRESETS["best"], flip=False)
+    assert preset_of(placed, "plain") == alone and PRESETS["default"].adaptation.augmented
+    views = dataclasses.replace(PRESETS["default"].adaptation, augmented=0)
+    assert preset_of(placed) == dataclasses.replace(PRESETS["default"], adaptation=views)
     with pytest.raises(InputError, match="preset worst: expected one of plain, default, best, paper"):
         preset_of(small, "worst")
 
