@@ -60,7 +60,8 @@ class Inference(Computing):
     """With a choice of presets."""
 
     plain: bool = False
-    """Retrieval from the marked pixels alone, instead of the default (which also remembers earlier frames)."""
+    """Retrieval from the marked pixels alone, of a mask also mirrored and nearer, instead of the default (which remembers
+    earlier frames too)."""
     best: bool = False
     """The best on the videos that chose it, at a third of the default's speed; frames of 640 lines inside."""
     paper: bool = False
