@@ -138,9 +138,8 @@ def search(
     if stretch:
         by = separating(rows[:user], references.share[:user], valid[:user], stretch)
         asking, rows = (jnp.matmul(e, by, precision="highest") for e in (queries, rows))
-    marked = nearest(
-        asking, *((rows[:user], valid[:user]) if n else (rows, valid)), k=k, metric=metric, reference_tile=TILE
-    )
+    own = user if n else begin
+    marked = nearest(asking, rows[:own], valid[:own], k=k, metric=metric, reference_tile=TILE)
     away = marked.distances[:, 0]
     if not n:
         return Found(marked, away)

@@ -99,9 +99,8 @@ def test_components_are_the_largest_singular_vectors(rng):
 def test_a_network_that_is_not_mirrored_has_no_row_that_mirrors():
     rows = {row.name: row.preset for row in ablation.rows_of(create("color"), None, [])}
     assert "base, flip" not in rows and not any(preset.flip for preset in rows.values())
-    assert (
-        rows["default"] == rows["best"] == rows["plain"] == preset_of(NAMED["color"])
-    )  # what the commands do with `color`
+    # What the commands do with `color`:
+    assert rows["default"] == rows["best"] == rows["plain"] == preset_of(NAMED["color"])
 
 
 def test_names_that_no_row_has_are_refused():
