@@ -26,6 +26,7 @@ from pmljax.config import ShortSide
 from pmljax.embedded import CHUNK, LENGTH, MEMORY, Video, embed_video
 from pmljax.errors import InputError
 from pmljax.files import default_cache, write_file
+from pmljax.held import Held
 from pmljax.inputs import PLACED, Edit, checked, pairs, read_edits, to_lines
 from pmljax.labelling import grow
 from pmljax.labels import grow_matrix, shrink_matrix
@@ -35,7 +36,6 @@ from pmljax.presets import preset_of, session_vote
 from pmljax.references import both_axes, id_columns
 
 _grow = jax.jit(grow)  # one for all sessions, so that what is compiled for one is there for the next
-KEPT = 320 << 20  # bytes of neighbours: 640 frames of 480p; of longer videos those asked for last
 
 
 class Session:
@@ -95,9 +95,7 @@ class Session:
         self.names: dict[int, str] = {}
         """What the user calls the objects."""
         self._marks: dict[int, Marks] = {}
-        self._answers: dict[int, Answer] = {}
-        self._earlier: dict[int, Answer] = {}
-        """Those before the last change, to which `undo` comes back."""
+        self._held = Held()
         # What is marked: places (frame·c + cell) ascending, their labels, whether by clicks, their embeddings.
         self._marked, self._labels, self._clicked = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool)
         self._rows = np.zeros((0, self.embedded.dimensions), np.float16)
@@ -253,8 +251,9 @@ class Session:
         """A session on the same embeddings with the same inputs, which goes its own way from here."""
         other = copy.copy(self)
         # What they hold is never written to.
-        for name in ("edits", "undone", "names", "_marks", "_answers", "_earlier"):
+        for name in ("edits", "undone", "names", "_marks"):
             setattr(other, name, copy.copy(getattr(self, name)))
+        other._held = self._held.copy()
         return other
 
     # Answers
@@ -323,29 +322,9 @@ class Session:
 
     def _answer(self, i: int) -> Answer:
         """The chunk's neighbours among what is marked now."""
-        before, earlier = self._answers.pop(i, None), self._earlier.get(i)
-        if before is not None and np.array_equal(before.marked, self._marked):  # labels may have changed, or nothing
-            self._answers[i] = before  # the last one asked for
-            return before
-        if earlier is not None and np.array_equal(earlier.marked, self._marked):
-            now = earlier
-        else:
-            cells = CHUNK * self.embedded.cells
-            now = updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
-        self._answers[i] = now
-        self._keep(i, before, KEPT // now.bytes)
-        return now
 
-    def _keep(self, i: int, before: Answer | None, room: int) -> None:
-        """Make room for what there is now, and keep chunk i's answer from before if there is some for it."""
-        self._earlier.pop(i, None)
-        while len(self._answers) > max(room, 1):
-            del self._answers[next(iter(self._answers))]
-        if before is None:
-            return
-        # What is asked for first, as the frame in view is, has the room; but those of an older change make some.
-        older = [j for j, answer in self._earlier.items() if not np.array_equal(answer.marked, before.marked)]
-        for j in older[: max(len(self._answers) + len(self._earlier) + 1 - room, 0)]:
-            del self._earlier[j]
-        if len(self._answers) + len(self._earlier) < room:
-            self._earlier[i] = before
+        def update(before: Answer | None) -> Answer:
+            cells = CHUNK * self.embedded.cells
+            return updated(before, cells, lambda: self.embedded.chunk(i), self._marked, self._rows, self.k)
+
+        return self._held.of(i, self._marked, update)

@@ -169,7 +169,7 @@ def test_a_replay_is_what_was_said_one_after_the_other(session, sequence):
 @pytest.mark.parametrize("kept", [1 << 28, 0])
 def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
     """Without a search where there is room for what was before; to the same where there is none."""
-    monkeypatch.setattr("pmljax.interact.KEPT", kept)
+    monkeypatch.setattr("pmljax.held.KEPT", kept)
     session, searched = Session(NET, VIDEO, cache=None), []
     for i in range(14):  # more than vote
         session.click(i % 11, 3 * i, 4 * i, i % 3)
@@ -182,7 +182,7 @@ def test_undo_comes_back_to_what_was_there(monkeypatch, kept):
         change()
         assert np.array_equal(session.grid_labels(), expected)
         check(session, [0, 10])
-    assert len(session._answers) == (session.embedded.chunks if kept else 1)
+    assert len(session._held.now) == (session.embedded.chunks if kept else 1)
     assert not searched if kept else len(searched) >= 4 * session.embedded.chunks
 
 
@@ -191,13 +191,13 @@ def test_where_there_is_little_room_the_view_comes_first(monkeypatch):
     session, searched = Session(COLOR, Video(count=3 * CHUNK), k=3, cache=None), []
     session.click(0, 3, 3, 1)
     session.grid_labels()
-    monkeypatch.setattr("pmljax.interact.KEPT", 4 * session._answers[0].bytes)  # of three chunks, and one of before
+    monkeypatch.setattr("pmljax.held.KEPT", 4 * session._held.now[0].bytes)  # of three chunks, and one of before
     monkeypatch.setattr("pmljax.interact.updated", lambda *a: searched.append(0) or updated(*a))
     for view in (17, 2):
         session.click(view, 20, 20, 2)
         for frame in (view, 9, 1, 23):
             session.labels(frame)
-        assert list(session._earlier) == [view // CHUNK] and len(session._answers) == 3
+        assert list(session._held.earlier) == [view // CHUNK] and len(session._held.now) == 3
         searched.clear()
         session.undo()
         session.labels(view)
