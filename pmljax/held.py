@@ -5,7 +5,6 @@ An input changes what is marked, and an undo changes it back: with both at hand 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +26,7 @@ class Held:
     def copy(self) -> Held:
         """The same answers, which are never written to, in an order and a choice of its own."""
         other = Held()
-        other.now, other.earlier = copy.copy(self.now), copy.copy(self.earlier)
+        other.now, other.earlier = dict(self.now), dict(self.earlier)
         return other
 
     def of(self, chunk: int, marked: Int32[np.ndarray, "m"], update: Callable[[Answer | None], Answer]) -> Answer:
