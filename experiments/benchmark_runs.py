@@ -25,9 +25,10 @@ from experiments.floor import Floor, floor, product_operations
 from experiments.made_inputs import embeddings, training_clips, write_clip
 from experiments.side_by_side import Row, Spread, compare, compiled, spread
 from pmljax.weights.bundled import DEFAULT
+from pmljax_command import asking
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = ["-c", "import sys; from pmljax.cli import main; sys.exit(main())"]  # `pmljax`, of this Python
+COMMAND = ["-c", "import sys; from pmljax_command import main; sys.exit(main())"]  # `pmljax`, of this Python
 
 
 # A process begins with the largest resident set of the one that started it, here of a benchmark in the midst of its work. So a
@@ -48,11 +49,13 @@ sys.exit(process.returncode != 0)
 def run_python(arguments: list[str], **environment: str) -> tuple[float, int, str]:
     """(seconds, largest resident set in bytes, standard output) of `python ARGUMENTS` in the repository's root."""
     before = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    given = {**before, **environment}
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         launcher = [sys.executable, "-I", "-S", "-c", LAUNCH, str(found)]
+        # With huge pages, as the command asks for them itself.
         done = subprocess.run(
-            [*launcher, *arguments], capture_output=True, text=True, cwd=ROOT, env={**before, **environment}
+            [*launcher, *arguments], capture_output=True, text=True, cwd=ROOT, env=asking(given) or given
         )
         if done.returncode:
             raise RuntimeError(f"python {' '.join(arguments)}: failed\n{done.stderr.strip()[-2000:]}")

@@ -1,0 +1,45 @@
+"""What the command `pmljax` runs first. It stands outside the package, whose import takes a second, to start anew before that.
+
+A compiled call gets its temporary memory from the system and gives it back: tens of thousands of page faults a frame, a
+twentieth to a seventh of its time (experiments/README.md, "Speed of the bilateral solver"). In pages of 2 MiB they are
+hundreds, but a process cannot ask glibc for such pages once it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SETTING, TUNABLES = "glibc.malloc.hugetlb", "GLIBC_TUNABLES"
+
+
+def main() -> int:
+    """Run one command, with huge pages where they are given to those who ask; returns the exit status."""
+    environment = asking(os.environ)
+    if environment is not None and sys.executable:
+        with suppress(OSError):  # where it may not, it goes on: slower, and otherwise the same
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    from pmljax.cli import main
+
+    return main()
+
+
+def asking(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment of a process that gets huge pages; None where nobody need ask, or the user has said it."""
+    tunables = environment.get(TUNABLES, "")
+    if SETTING in tunables or not _to_be_asked():
+        return None
+    return {**environment, TUNABLES: ":".join(filter(None, (tunables, f"{SETTING}=1")))}
+
+
+def _to_be_asked() -> bool:
+    """Linux with glibc 2.35 or newer, and neither "always" nor "never"."""
+    try:
+        name, version = os.confstr("CS_GNU_LIBC_VERSION").split()  # type: ignore[union-attr]
+        return name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35) and "[madvise]" in PAGES.read_text()
+    except (AttributeError, ValueError, OSError):  # other systems
+        return False
