@@ -222,9 +222,14 @@ def create_state(config: TrainConfig, variables: dict[str, Any] | None = None) -
     """The state before the first step, from random weights or from `variables`."""
     if variables is None:
         variables = create(config.model, jax.random.key(config.seed)).variables
-    variables = dict(jax.tree.map(jnp.array, variables))  # copies, here and below: buffers are donated
-    average = jax.tree.map(jnp.array, variables["params"]) if config.average else {}
-    return TrainState(jnp.int32(0), variables, average, optimiser(config).init(variables["params"]))
+
+    @jax.jit  # else a program for every shape of a weight
+    def begin(variables: dict[str, Any]) -> TrainState:
+        copied = jax.tree.map(jnp.copy, variables)  # here and below: buffers are donated
+        average = jax.tree.map(jnp.copy, copied["params"]) if config.average else {}
+        return TrainState(jnp.int32(0), copied, average, optimiser(config).init(copied["params"]))
+
+    return begin(dict(variables))
 
 
 def evaluated(config: TrainConfig, state: TrainState) -> Model:

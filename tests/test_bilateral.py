@@ -437,8 +437,8 @@ def test_borders_against_a_loop(border, rng):
 
 def test_margins():
     shares = jnp.array([[[0.2, 0.7, 0.1], [0.1, 0.5, 0.4]], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
-    plain = BilateralConfig(border=0)
-    assert np.allclose(vote_confidence(shares, plain), [[0.5, 0.1], [1, 0]])
-    assert np.allclose(vote_confidence(shares[..., :1], plain), shares[..., 0])
-    both = vote_confidence(shares, BilateralConfig(border=2, border_confidence=0.3))
+    plain, confidence = BilateralConfig(border=0), jax.jit(vote_confidence, static_argnums=1)
+    assert np.allclose(confidence(shares, plain), [[0.5, 0.1], [1, 0]])
+    assert np.allclose(confidence(shares[..., :1], plain), shares[..., 0])
+    both = confidence(shares, BilateralConfig(border=2, border_confidence=0.3))
     assert np.allclose(both, [[0.15, 0.03], [0.3, 0]])
