@@ -15,14 +15,16 @@ from pathlib import Path
 
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SETTING, TUNABLES = "glibc.malloc.hugetlb", "GLIBC_TUNABLES"
+# As an option of `python -X`: once only, also where the setting is taken away, as from a Python with capabilities.
+ANEW = "pmljax-anew"
 
 
 def main() -> int:
     """Run one command, with huge pages where they are given to those who ask; returns the exit status."""
     environment = asking(os.environ)
-    if environment is not None and sys.executable:
+    if environment is not None and sys.executable and ANEW not in sys._xoptions:
         with suppress(OSError):  # where it may not, it goes on: slower, and otherwise the same
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+            os.execve(sys.executable, [sys.executable, "-X", ANEW, *sys.orig_argv[1:]], environment)
     from pmljax.cli import main
 
     return main()
