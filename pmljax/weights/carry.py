@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PRNGKeyArray
@@ -73,7 +73,7 @@ def carry_into(fresh: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[s
     kept = set(taken)
     for name in taken:
         # By way of NumPy: buffers of its own, on no device in particular.
-        new[name] = jnp.array(np.asarray(given[name]), new[name].dtype)
+        new[name] = jax.device_put(np.array(given[name], new[name].dtype))
 
     def named(name: str) -> str:
         return f"{name} (found {given[name].shape}, new {new[name].shape})" if name in new and name in given else name

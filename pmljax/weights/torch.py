@@ -158,8 +158,7 @@ def to_model(tensors: Mapping[str, np.ndarray], found: Match, key: PRNGKeyArray)
         inside = shapes["params/head/conv1/kernel"][2]
         head = Head(c.head, jnp.dtype(c.dtype)).init(key, jnp.zeros((1, 1, 1, inside)))
         new |= {f"params/head/{k}": v for k, v in flatten_dict(head["params"], sep="/").items()}  # pyright: ignore
-    for name, shape in shapes.items():
-        new.setdefault(name, jnp.zeros(shape, jnp.float32))
+    new |= {name: jax.device_put(np.zeros(shape, np.float32)) for name, shape in shapes.items() if name not in new}
     return Model(unflatten_dict(new, sep="/"), found.config)
 
 
