@@ -14,15 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-SETTING, TUNABLES = "glibc.malloc.hugetlb", "GLIBC_TUNABLES"
+TUNABLES, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 # As an option of `python -X`: once only, also where the setting is taken away, as from a Python with capabilities.
 ANEW = "pmljax-anew"
 
 
 def main() -> int:
     """Run one command, with huge pages where they are given to those who ask; returns the exit status."""
-    environment = asking(os.environ)
-    if environment is not None and sys.executable and ANEW not in sys._xoptions:
+    if ANEW in sys._xoptions:
+        _as_before()
+    elif _is_script() and (environment := asking(os.environ)) is not None:
         with suppress(OSError):  # where it may not, it goes on: slower, and otherwise the same
             os.execve(sys.executable, [sys.executable, "-X", ANEW, *sys.orig_argv[1:]], environment)
     from pmljax.cli import main
@@ -35,7 +36,7 @@ def asking(environment: Mapping[str, str]) -> dict[str, str] | None:
     tunables = environment.get(TUNABLES, "")
     if SETTING in tunables or not _to_be_asked():
         return None
-    return {**environment, TUNABLES: ":".join(filter(None, (tunables, f"{SETTING}=1")))}
+    return {**environment, TUNABLES: f"{tunables}:{SETTING}=1" if tunables else f"{SETTING}=1"}
 
 
 def _to_be_asked() -> bool:
@@ -45,3 +46,18 @@ def _to_be_asked() -> bool:
         return name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35) and "[madvise]" in PAGES.read_text()
     except (AttributeError, ValueError, OSError):  # other systems
         return False
+
+
+def _is_script() -> bool:
+    """Whether this process is `python SCRIPT …`, which can be read again: a pipe cannot, and a debugger would begin anew."""
+    before, given = sys.orig_argv[: -len(sys.argv)], sys.orig_argv[-len(sys.argv) :]
+    return bool(sys.executable) and given == sys.argv and "-m" not in before and Path(sys.argv[0]).is_file()
+
+
+def _as_before() -> None:
+    """The process has its name again, and what it starts in turn, such as a browser, the environment that was given."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(Path(sys.argv[0]).name)
+    before = os.environ.pop(TUNABLES, "").removesuffix(f"{SETTING}=1").removesuffix(":")
+    if before:
+        os.environ[TUNABLES] = before
