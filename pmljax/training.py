@@ -133,6 +133,10 @@ class Train:
             raise InputError(f"--short-side {self.changes.short_side}: expected 8 or more")
         check_together(self, {"validate_every": "validate", "validate_frames": "validate", "views": "resident"})
         use_device(self.device)
+        if not self.resident:
+            from pmljax.data.batches import reader
+
+            reader()  # who lacks it hears so before clips are made
         sources, weights, words = self.clips.sources(self.changes.seed)
         if self.resident:
             words += f", resident, {self.views} views of a picture"

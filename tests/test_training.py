@@ -150,6 +150,16 @@ def test_bad_input(more, word, root, tmp_path, capsys):
     assert word in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_without_grain_no_clip_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    monkeypatch.setitem(sys.modules, "grain.python", None)
+    monkeypatch.setattr(Clips, "sources", lambda *_: pytest.fail("clips were asked for"))
+    assert main(["train", "--synthetic", "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said == "pmljax: reading training clips needs Grain; pip install 'pmljax[train]'\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_are_known_by_their_names_and_sizes(root, tmp_path):
     before = Clips(davis=root).sources(0)[2]
     other = tmp_path / "other"

@@ -138,6 +138,15 @@ def check_share(batch: int, start: int, host: int, hosts: int) -> None:
         raise InputError(f"found {given}; expected a batch that is a multiple of the hosts, and none below 0")
 
 
+def reader() -> Any:
+    """Grain, which reads the clips; InputError where it is not installed."""
+    try:
+        import grain.python
+    except ImportError:
+        raise InputError("reading training clips needs Grain; pip install 'pmljax[train]'") from None
+    return grain.python
+
+
 def batches(
     clips: Clips,
     *,
@@ -154,10 +163,7 @@ def batches(
     workers: processes that read (0: none; a script that asks for some needs `if __name__ == "__main__"`).
     threads: of each.  prefetch: batches held ready by each.
     """
-    try:
-        import grain.python as grain
-    except ImportError:
-        raise InputError("reading training clips needs Grain; pip install 'pmljax[train]'") from None
+    grain = reader()
     check_share(batch, start, host, hosts)
     share = _Share(clips, batch, start, host, hosts)
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
