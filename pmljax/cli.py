@@ -251,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Of what is taken all the same: an odd EXIF, many pixels; a cache without room.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+        # Batches that were ready when a training with --workers ended: who tracks them removes them, and need not say so.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a file name's letters gets their numbers
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

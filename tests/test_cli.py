@@ -9,6 +9,7 @@ import sys
 import time
 from fractions import Fraction
 from importlib.metadata import version
+from multiprocessing import shared_memory
 
 import av
 import numpy as np
@@ -712,6 +713,24 @@ def test_a_second_ctrl_c_does_not_disturb_what_the_first_ended(monkeypatch):
         assert ended == [130]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_shared_memory_that_is_left_at_the_end_is_removed_without_a_word():
+    """As that of batches that were ready when a training with --workers ended."""
+    code = """
+import sys
+from multiprocessing import shared_memory
+from pmljax.cli import main
+sys.argv = ["pmljax", "--version"]
+main()
+left = shared_memory.SharedMemory(create=True, size=8)
+print(left.name)
+left.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    with pytest.raises(FileNotFoundError):
+        shared_memory.SharedMemory(done.stdout.split()[-1])
 
 
 def test_streams_that_are_closed_and_no_home(tmp_path):
