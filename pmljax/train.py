@@ -222,14 +222,11 @@ def create_state(config: TrainConfig, variables: dict[str, Any] | None = None) -
     """The state before the first step, from random weights or from `variables`."""
     if variables is None:
         variables = create(config.model, jax.random.key(config.seed)).variables
-
-    @jax.jit  # else a program for every shape of a weight
-    def begin(variables: dict[str, Any]) -> TrainState:
-        copied = jax.tree.map(jnp.copy, variables)  # here and below: buffers are donated
-        average = jax.tree.map(jnp.copy, copied["params"]) if config.average else {}
-        return TrainState(jnp.int32(0), copied, average, optimiser(config).init(copied["params"]))
-
-    return begin(dict(variables))
+    # Copies, as buffers are donated; together, or there would be a program for every shape of a weight.
+    copy: Any = jax.jit(partial(jax.tree.map, jnp.copy))
+    copied = copy(dict(variables))
+    average = copy(copied["params"]) if config.average else {}
+    return TrainState(jnp.int32(0), copied, average, jax.jit(optimiser(config).init)(copied["params"]))
 
 
 def evaluated(config: TrainConfig, state: TrainState) -> Model:
