@@ -42,7 +42,7 @@ def asking(environment: Mapping[str, str]) -> dict[str, str] | None:
 def _to_be_asked() -> bool:
     """Linux with glibc 2.35 or newer, and neither "always" nor "never"."""
     try:
-        name, version = os.confstr("CS_GNU_LIBC_VERSION").split()  # type: ignore[union-attr]
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         return name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35) and "[madvise]" in PAGES.read_text()
     except (AttributeError, ValueError, OSError):  # other systems
         return False

@@ -28,7 +28,7 @@ from pmljax.weights.bundled import DEFAULT
 from pmljax_command import asking
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = ["-c", "import sys; from pmljax_command import main; sys.exit(main())"]  # `pmljax`, of this Python
+COMMAND = ["-c", "import sys; from pmljax.cli import main; sys.exit(main())"]  # `pmljax`, of this Python
 
 
 # A process begins with the largest resident set of the one that started it, here of a benchmark in the midst of its work. So a

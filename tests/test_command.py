@@ -19,7 +19,7 @@ def system(tmp_path, monkeypatch):
 
     def become(library="glibc 2.36", pages="always [madvise] never"):
         def confstr(name):
-            if not isinstance(library, str):
+            if isinstance(library, Exception):
                 raise library
             return library
 
@@ -41,7 +41,7 @@ def test_who_asks(system, monkeypatch):
     for pages in ("[always] madvise never", "always madvise [never]"):
         system(pages=pages)
         assert asking({}) is None
-    for library in ("glibc 2.34", "musl 1.2", "", ValueError("unrecognized name"), OSError()):
+    for library in ("glibc 2.34", "musl 1.2", "", None, ValueError("unrecognized name"), OSError()):
         system(library)
         assert asking({}) is None
     system()
