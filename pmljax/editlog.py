@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pmljax.errors import InputError
+from pmljax.files import lock
 from pmljax.inputs import Edit, from_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two servers from one log
-    fcntl = None
 
 FORMAT = 1
 NAME = "edits.jsonl"
@@ -131,8 +127,8 @@ class EditLog:
                 f"{self.path}: cannot be opened ({error.strerror}); expected a folder to write to"
             ) from None
         try:
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(self._file):
+                raise InputError(f"{self.path}: another pmljax has it open; expected it closed, or another --out")
             data = self.path.read_bytes()
             self.edits, self.length, self.notice = parse(data, self.path, header)
             os.ftruncate(self._file, self.length)
@@ -141,9 +137,6 @@ class EditLog:
                 _sync_folder(folder)
             elif data[self.length - 1 : self.length] != b"\n":
                 self._write(b"\n")
-        except BlockingIOError:
-            self.close()
-            raise InputError(f"{self.path}: another pmljax has it open; expected it closed, or another --out") from None
         except LogFull as error:
             self.close()
             raise InputError(f"{self.path}: {error}; expected a disk with room") from None

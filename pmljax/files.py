@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pmljax.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes from one file
+    fcntl = None
 
 
 def asked_file(path: Path) -> Path:
@@ -42,6 +48,34 @@ def publish(temporary: Path, path: Path) -> None:
     with open(temporary, "r+b") as file:  # for writing, as Windows flushes no other
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def lock(file: int) -> bool:
+    """Take an open file or folder for this process until it is closed; False where another has it. Where there are no locks
+    (Windows, some file systems) everybody may."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that knows none
+        pass
+    return True
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """No other process that asks is in the folder while the block runs. InputError, with what it is `doing`, where one is."""
+    if fcntl is None:  # nor can a folder be opened there
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        if not lock(held):
+            raise InputError(f"{folder}: another process {doing}; expected it to have ended, or another --out")
+        yield
+    finally:
+        os.close(held)
 
 
 def default_cache() -> Path:

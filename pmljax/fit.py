@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pmljax.errors import InputError, differing
+from pmljax.files import alone
 from pmljax.model import Model
 from pmljax.parallel import replicate, split, spread
 from pmljax.runlog import RunLog
@@ -38,11 +38,6 @@ from pmljax.train import (
     evaluated,
 )
 from pmljax.weights import checkpoint
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one folder go unnoticed
-    fcntl = None
 
 
 class Every(NamedTuple):
@@ -102,7 +97,9 @@ def fit(
                 left = seconds + started - time.monotonic()
                 with _advice(config):
                     config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
-        opened.callback(_alone(run))
+        run.mkdir(parents=True, exist_ok=True)
+        if jax.process_count() == 1:  # hosts share the folder
+            opened.enter_context(alone(run, "trains in it"))
         if overwrite:
             _clear(run)
         folder = checkpoint.open_folder(run, every.keep)
@@ -261,22 +258,6 @@ def _clear(run: Path) -> None:
             shutil.rmtree(run / name)
     for name in ("loss.png", "log.jsonl"):
         (run / name).unlink(missing_ok=True)
-
-
-def _alone(run: Path) -> Callable[[], None]:
-    """Let no other process of this host train in the folder; InputError where one does. Returns what lets it again."""
-    run.mkdir(parents=True, exist_ok=True)
-    if fcntl is None or jax.process_count() > 1:  # hosts share the folder
-        return lambda: None
-    held = os.open(run, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise InputError(f"{run}: another process trains in it; expected it to have ended, or another --out") from None
-    except OSError:  # a file system that knows no locks
-        pass
-    return lambda: os.close(held)
 
 
 def _closed(folder: Any) -> None:

@@ -25,7 +25,7 @@ from pmljax.data.images import list_images
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.video import VideoWriter
 from pmljax.errors import InputError, differing
-from pmljax.files import write_file
+from pmljax.files import alone, write_file
 from pmljax.inputs import to_lines
 from pmljax.interact import Session
 from pmljax.labels import check_labels, encode_labels, read_labels
@@ -111,51 +111,60 @@ def _write(
 ) -> Summary:
     """labels_of: (the stream of (number, image), indices that need not be computed) → labels of every frame, or None."""
     begin = time.monotonic()
-    record = _inspect(out, identity, _chosen(frames), [frames.path, *frames.files, *inputs], overwrite)
-    there = (p for p in out.glob("*.png") if frames.position(p.stem) is not None) if record else ()
-    done = {p.stem for p in there if p.is_file() and p.stat().st_size}  # an empty one is none of ours
-    pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
-    whole = record is not None and record["finished"] and len(done) >= record["frames"]
-    if record and whole and all((out / p).is_file() for p in pictures):
-        return Summary(record["frames"], 0, time.monotonic() - begin)
-
-    stamps: deque[Stamped] = deque()
-
-    def images() -> Iterator[tuple[int, np.ndarray]]:
-        for frame in frames.stamped():
-            stamps.append(frame)
-            yield frame.number, frame.image
-
-    skip = {index for name in done if (index := frames.position(name)) is not None}
-    sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
-    # Of a finished run no label is missing, and nothing is left that could depend on what a frame adds.
-    results = (None for _ in images()) if whole else labels_of(images(), skip)
+    sources = [frames.path, *frames.files, *inputs]
     with ExitStack() as stack:
-        video = None
-        for labels in results:
-            if not count:
-                begun = stamps[0].seconds  # the overlay begins with the first chosen frame
-                _claim(out, identity, frames, overwrite)
-                if overlay != "none":
-                    writer = VideoWriter(out / f"overlay.{overlay}", aspect=frames.aspect)
-                    video = stack.enter_context(writer)
-            frame = stamps.popleft()
-            path = out / f"{frame.name}.png"
-            if labels is None:
-                labels = check_labels(read_labels(path), str(path), frames.size)
-            elif frame.name not in done:
-                write_file(path, encode_labels(labels))
-                computed += 1
-            if contact or video:
-                picture = paint(frame.image, labels)
-                sheet.add(frame.name, picture)
-                if video:
-                    video.write(picture, frame.seconds - begun)
-            count += 1
-            advance()
-    if contact:
-        write_file(out / "contact.jpg", sheet.jpeg())
-    _write_run(out, identity, frames, finished=True, count=count)
+        held = out.is_dir()
+        if held:
+            stack.enter_context(alone(out, "writes there"))
+        record = _inspect(out, identity, _chosen(frames), sources, overwrite)
+        there = (p for p in out.glob("*.png") if frames.position(p.stem) is not None) if record else ()
+        done = {p.stem for p in there if p.is_file() and p.stat().st_size}  # an empty one is none of ours
+        pictures = [f"overlay.{overlay}"] * (overlay != "none") + ["contact.jpg"] * contact
+        whole = record is not None and record["finished"] and len(done) >= record["frames"]
+        if record and whole and all((out / p).is_file() for p in pictures):
+            return Summary(record["frames"], 0, time.monotonic() - begin)
+
+        stamps: deque[Stamped] = deque()
+
+        def images() -> Iterator[tuple[int, np.ndarray]]:
+            for frame in frames.stamped():
+                stamps.append(frame)
+                yield frame.number, frame.image
+
+        skip = {index for name in done if (index := frames.position(name)) is not None}
+        sheet, count, computed, begun = ContactSheet(), 0, 0, 0.0
+        # Of a finished run no label is missing, and nothing is left that could depend on what a frame adds.
+        results = (None for _ in images()) if whole else labels_of(images(), skip)
+        with ExitStack() as opened:
+            video = None
+            for labels in results:
+                if not count:
+                    begun = stamps[0].seconds  # the overlay begins with the first chosen frame
+                    out.mkdir(parents=True, exist_ok=True)
+                    if not held:  # nobody could be kept from a folder that was not there
+                        stack.enter_context(alone(out, "writes there"))
+                        _inspect(out, identity, _chosen(frames), sources, overwrite)
+                    _claim(out, identity, frames, overwrite)
+                    if overlay != "none":
+                        writer = VideoWriter(out / f"overlay.{overlay}", aspect=frames.aspect)
+                        video = opened.enter_context(writer)
+                frame = stamps.popleft()
+                path = out / f"{frame.name}.png"
+                if labels is None:
+                    labels = check_labels(read_labels(path), str(path), frames.size)
+                elif frame.name not in done:
+                    write_file(path, encode_labels(labels))
+                    computed += 1
+                if contact or video:
+                    picture = paint(frame.image, labels)
+                    sheet.add(frame.name, picture)
+                    if video:
+                        video.write(picture, frame.seconds - begun)
+                count += 1
+                advance()
+        if contact:
+            write_file(out / "contact.jpg", sheet.jpeg())
+        _write_run(out, identity, frames, finished=True, count=count)
     return Summary(count, computed, time.monotonic() - begin)
 
 
@@ -218,8 +227,7 @@ def _inspect(
 
 
 def _claim(out: Path, identity: dict[str, object], frames: Frames, overwrite: bool) -> None:
-    """Make the folder, drop what an earlier run of ours left if it is to be overwritten, and say what is being done."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Drop what an earlier run of ours left if it is to be overwritten, and say what is being done."""
     if overwrite:
         # Whoever wrote what has a frame's name: stopped now and continued, it would be taken for ours.
         masks = {*_names_in(out), *(p for p in out.glob("*.png") if frames.position(p.stem) is not None)}

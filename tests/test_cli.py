@@ -1,12 +1,14 @@
 """The commands as a user runs them: what they write, what they refuse, what is left when they are killed."""
 
 import csv
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from fractions import Fraction
 from importlib.metadata import version
 from multiprocessing import shared_memory
@@ -17,7 +19,7 @@ import pytest
 from PIL import Image
 
 import pmljax
-from pmljax import cli, results, terminal
+from pmljax import cli, files, results, terminal
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
 from pmljax.labels import encode_labels, read_labels
@@ -134,6 +136,59 @@ def test_other_settings_are_named_and_change_nothing(segment, made, tmp_path):
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     status, *_ = segment(made.folder, "--end", "5", "--overwrite")
     assert status == 0 and len(labels_of(tmp_path / "out")) == 5
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_one_process_at_a_time_in_a_folder(segment, made, tmp_path):
+    segment(made.folder, "--end", "3")
+    out = tmp_path / "out"
+    before = {p: p.read_bytes() for p in out.iterdir()}
+    with files.alone(out, "writes there"):
+        for more in (("--end", "3"), ("--overwrite",)):
+            status, _, err = segment(made.folder, *more)
+            assert status == 2 and err.count("\n") == 1 and f"{out}: another process writes there" in err
+    assert before == {p: p.read_bytes() for p in out.iterdir()}
+    assert segment(made.folder, "--overwrite")[0] == 0
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_a_folder_that_another_process_made_meanwhile(segment, made, tmp_path, monkeypatch):
+    """Nobody can be kept from a folder that is not there; whoever comes second finds it when the first frame is done."""
+    out, label, meanwhile = tmp_path / "out", results.segment, []
+
+    def slow(*args, **options):
+        for item in label(*args, **options):
+            if meanwhile:
+                meanwhile.pop()()
+            yield item
+
+    monkeypatch.setattr(results, "segment", slow)
+    with ExitStack() as stack:
+        meanwhile[:] = [lambda: (out.mkdir(), stack.enter_context(files.alone(out, "writes there")))]
+        status, _, err = segment()
+        assert status == 2 and "another process writes there" in err and not list(out.iterdir())
+    out.rmdir()
+    meanwhile[:] = [lambda: segment(made.folder, "--end", "3")]
+    status, _, err = segment()
+    assert status == 2 and "begun with another input" in err and len(labels_of(out)) == 3
+    for path in out.iterdir():
+        path.unlink()
+    out.rmdir()
+    meanwhile[:] = [segment]  # the same twice
+    assert segment()[0] == 0 and len(labels_of(out)) == 8
+    assert json.loads((out / "run.json").read_text())["finished"] and not list(out.glob(".*"))
+
+
+def test_a_run_is_finished_when_its_overlay_is(segment, tmp_path, monkeypatch):
+    def full(_, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pmljax.data.video.publish", full)
+        status, _, err = segment()
+    assert status == 2 and "No space left" in err
+    assert not json.loads((tmp_path / "out/run.json").read_text())["finished"]
+    assert segment()[0] == 0 and (tmp_path / "out/overlay.mp4").is_file()
 
 
 def test_a_run_of_other_rules_is_not_continued(segment, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from pmljax import editlog
+from pmljax import editlog, files
 from pmljax.editlog import EditLog, LogFull, header_of, read_log, vote_of
 from pmljax.errors import InputError
 from pmljax.inputs import Edit
@@ -122,7 +122,7 @@ def test_a_line_broken_before_the_last_is_refused(tmp_path, line):
         EditLog(tmp_path, HEADER)
 
 
-@pytest.mark.skipif(editlog.fcntl is None, reason="no locks here")
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
 def test_one_at_a_time(tmp_path):
     log = EditLog(tmp_path, HEADER)
     with pytest.raises(InputError, match="another pmljax has it open"):
