@@ -51,9 +51,26 @@ class Video(Protocol):
     def digest(self) -> str: ...
 
 
+class Lent:
+    """A file that is in no cache: it goes with the last session on it, copies of one included."""
+
+    def __init__(self, path: Path):
+        weakref.finalize(self, path.unlink, missing_ok=True)
+
+    def __deepcopy__(self, _: object) -> Lent:
+        return self
+
+    def __reduce__(self):
+        raise TypeError(
+            "a session of a long video without a cache cannot be pickled: its embeddings are in a file that"
+            " goes with it; give it a cache"
+        )
+
+
 @dataclass
 class Embedded:
-    """count: frames.  grid: (y, x).  held: the chunks in memory, or None where `path` is read.  digest: of the video."""
+    """count: frames.  grid: (y, x).  held: the chunks in memory, or None where `path` is read.  digest: of the video.
+    lent: what keeps the file at `path`, where it is nobody's cache."""
 
     count: int
     grid: tuple[int, int]
@@ -61,6 +78,7 @@ class Embedded:
     digest: str
     held: list[jax.Array] | None
     path: Path | None
+    lent: Lent | None = None
 
     @property
     def cells(self) -> int:
@@ -203,10 +221,8 @@ def _embed(
             # Last: without it, nothing above is ever read.
             write_file(path.with_suffix(".json"), json.dumps(record).encode())
             name = str(path.with_suffix(".bin"))
-        found = Embedded(count, grid, d, digest, None, Path(name))
-        if not path:  # nobody's cache: it goes with the last session on it
-            weakref.finalize(found, Path(name).unlink, missing_ok=True)
-        return _hold(found, memory)
+        lent = None if path else Lent(Path(name))
+        return _hold(Embedded(count, grid, d, digest, None, Path(name), lent), memory)
     except BaseException:
         if name.endswith(".part"):
             Path(name).unlink(missing_ok=True)
@@ -233,6 +249,7 @@ def _hold(there: Embedded, memory: int) -> Embedded:
     """With its chunks in memory, if they fit."""
     if 2 * there.count * there.cells * there.dimensions <= memory:
         there.held = [there.chunk(i) for i in range(there.chunks)]
+        there.lent = None
     return there
 
 

@@ -54,7 +54,7 @@ def triplet_loss(
 ) -> TripletLoss:
     """The modified triplet loss of one clip.
 
-    anchor_labels, pool_labels: 0…labels − 1; any other number (void, filling) takes no part.
+    anchor_labels, pool_labels: 0…labels − 1; any other number (void, filling) takes no part.  labels: 255 at most.
     hinge "anchor": [·]₊ around each anchor's term, averaged over a label's anchors (sydney0zq); "label": around the sum of
     a label's terms, α entering once (bf-vos), so that easy anchors cancel hard ones.
     reduction: "mean" over the labels that have anchors and both pools (½(fg + bg) of two), or their "sum".
@@ -65,13 +65,17 @@ def triplet_loss(
     anchor_labels, pool_labels = (jnp.asarray(x).astype(jnp.int32) for x in (anchor_labels, pool_labels))
     if hinge not in ("anchor", "label") or reduction not in ("mean", "sum"):
         raise ValueError(f"hinge {hinge}, reduction {reduction}: expected anchor or label, mean or sum")
+    if not 1 <= labels <= 255:
+        raise ValueError(f"labels {labels}: expected 1…255, as 255 is void")
     pool, pool_labels = _some(pool, pool_labels)
     near, far = nearest_two(anchors, anchor_labels, pool, jnp.where(pool_labels < labels, pool_labels, -1))
     there = (near >= 0) & (far >= 0) & (anchor_labels >= 0) & (anchor_labels < labels)
-    # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else.
-    positive = _squared(anchors, pool[jnp.maximum(near, 0)])
-    negative = _squared(anchors, pool[jnp.maximum(far, 0)])
-    term = jnp.where(there, positive - negative, 0)
+    # Distances once more from the two pixels found: exact near zero, and the gradient touches nothing else. Where there are
+    # none, zeros: what stands at void may be NaN, and then its gradient times nothing is.
+    own, positive, negative = (
+        jnp.where(there[:, None], x, 0) for x in (anchors, pool[jnp.maximum(near, 0)], pool[jnp.maximum(far, 0)])
+    )
+    term = _squared(own, positive) - _squared(own, negative)
 
     member = (anchor_labels[:, None] == jnp.arange(labels, dtype=anchor_labels.dtype)[None]) & there[
         :, None
@@ -117,12 +121,13 @@ def soft_triplet_loss(
     """
     anchor_labels, pool_labels = (jnp.asarray(x).astype(jnp.int32) for x in (anchor_labels, pool_labels))
     pool, pool_labels = _some(pool, pool_labels)
-    known = (pool_labels >= 0) & (pool_labels <= 254)
-    # Whatever stands at void: of NaN the products' gradient would be NaN for all anchors.
-    distance = 0.5 * _pairwise(anchors, jnp.where(known[:, None], pool, 0), precision)
+    known, meant = ((of >= 0) & (of <= 254) for of in (pool_labels, anchor_labels))
+    # Whatever stands at void: of NaN the products' gradient would be NaN for all anchors, and for all of the pool.
+    anchors, pool = jnp.where(meant[:, None], anchors, 0), jnp.where(known[:, None], pool, 0)
+    distance = 0.5 * _pairwise(anchors, pool, precision)
     same = (anchor_labels[:, None] == pool_labels[None]) & known[None]
     other = ~same & known[None]
-    there = same.any(1) & other.any(1) & (anchor_labels >= 0) & (anchor_labels <= 254)
+    there = same.any(1) & other.any(1) & meant
     near, far = (_soft_minimum(distance, group, temperature) for group in (same, other))
     term = jnp.where(there, near - far, 0)
     each = jnp.where(there, jax.nn.softplus(term), 0)

@@ -6,6 +6,7 @@ A frame goes in as uint8 `[h, w, 3]` RGB, and out comes `[y, x, d]` on the strid
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray, UInt8
 
-from pmljax.config import POSITION_CHANNELS, ModelConfig, ShortSide, named
+from pmljax.config import POSITION_CHANNELS, ModelConfig, ShortSide, check_short_side, named
 from pmljax.conv import Conv
 from pmljax.errors import InputError
 from pmljax.jitted import jitted
@@ -137,13 +138,16 @@ class Embedding(NamedTuple):
 def embed_stages(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
-    numbers: Num[Array | np.ndarray, "b"],
+    numbers: Num[Array | np.ndarray, "b"] | Sequence[Any],
     short_side: ShortSide = None,
 ) -> Embedding:
     """`embed`, together with the activations of the stem, the four stages and the head."""
     config = model.config
-    if frames.dtype != np.uint8:
-        raise InputError(f"frames: found {frames.dtype}, expected uint8 RGB 0…255, as decoded")
+    if getattr(frames, "dtype", None) != np.uint8:
+        found = getattr(frames, "dtype", type(frames).__name__)
+        raise InputError(f"frames: found {found}, expected an array of uint8, RGB 0…255, as decoded")
+    check_short_side(short_side)
+    numbers = jnp.asarray(numbers)
     if len(frames.shape) != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise InputError(f"frames: found {list(frames.shape)}, expected RGB [b, h, w, 3] of one frame at least")
     if jnp.shape(numbers) != frames.shape[:1]:
@@ -166,7 +170,7 @@ def embed_stages(
 def embed(
     model: Model,
     frames: UInt8[Array | np.ndarray, "b h w 3"],
-    numbers: Num[Array | np.ndarray, "b"],
+    numbers: Num[Array | np.ndarray, "b"] | Sequence[Any],
     short_side: ShortSide = None,
     *,
     flip: bool = False,
@@ -177,7 +181,7 @@ def embed(
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
     position).  short_side: as `Preset.size`; None: as the frames are.  flip: the mean with the embedding of
     the mirrored frame, at unit length again where the configuration says so.  Compiled once for each size and number
-    of frames.
+    of frames.  InputError for frames, numbers or sizes that are none.
     """
     embedding = embed_stages(model, frames, numbers, short_side).embedding
     if not flip:

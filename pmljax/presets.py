@@ -14,7 +14,7 @@ import numpy as np
 
 from pmljax.adaptation import Adaptation
 from pmljax.bilateral_grid import BilateralConfig
-from pmljax.config import ModelConfig, ShortSide
+from pmljax.config import ModelConfig, ShortSide, check_short_side
 from pmljax.errors import InputError
 from pmljax.retrieval import Metric
 
@@ -59,10 +59,7 @@ class Preset:
         if not isinstance(self.adaptation, Adaptation) or not isinstance(self.solver, BilateralConfig | None):
             found = f"adaptation {self.adaptation!r:.40}, solver {self.solver!r:.40}"
             raise InputError(f"{found}: expected an Adaptation, and a BilateralConfig or None")
-        sizes = self.size if isinstance(self.size, tuple) else (self.size,)
-        two = not isinstance(self.size, tuple) or len(sizes) == 2
-        if not two or not all(s is None or (isinstance(s, int) and s >= 8) for s in sizes):
-            raise InputError(f"size {self.size}: expected 8 pixels or more, two such numbers, or None")
+        check_short_side(self.size)
 
 
 def _number(x: object) -> bool:

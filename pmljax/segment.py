@@ -102,7 +102,8 @@ def step(
     comes out as it is, as of the first mask. Where they say object and an earlier mask said 0, the later word holds (`late`).
     number: the frame's own (its index in the stream by default).  embedding: the frame's, where it is there already
     (`pmljax.ahead.embed_frame`); otherwise it is part of the one compiled call.
-    Raises InputError for a frame or labels of another size, and for more masks than `start` was told of.
+    Raises InputError for a frame or labels of another size, and for a mask for which the references have no room: they have
+    for as many as `start` was told of.
     """
     frame = np.array(frame)  # the caller may fill its own with the next one before this one was looked at
     _check_frame(frame, state.index, state.size)

@@ -9,6 +9,7 @@ Axes: `b` clip, `t` frame of the clip, `c` side of a crop, `y x` grid, `q` cell.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,8 +111,8 @@ class TrainConfig:
                 f"crop {self.augment.crop}: found a network whose pictures are {self.model.input_size}; expected crops of"
                 " that size, or a network without one"
             )
-        if not self.rate > 0:
-            raise InputError(f"rate {self.rate}: expected more than 0")
+        if not 0 < self.rate < math.inf:
+            raise InputError(f"rate {self.rate}: expected more than 0, and finite")
 
     @property
     def trains_norm(self) -> bool:

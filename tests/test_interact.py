@@ -1,9 +1,11 @@
 """Sessions: any sequence of inputs against a search from scratch in NumPy; what a cache may and may not do; what is refused."""
 
+import copy
 import dataclasses
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -475,6 +477,24 @@ def test_without_a_cache_nothing_stays(monkeypatch, tmp_path):
     session.click(1, 2, 3, 4)
     assert (session.labels(8) == 4).all() and len(list(tmp_path.iterdir())) == 1
     del session
+    assert not list(tmp_path.iterdir())
+
+
+def test_copies_of_a_session_without_a_cache(monkeypatch, tmp_path):
+    """In memory it goes anywhere; its file goes with the last copy, and into no other process."""
+    monkeypatch.setattr(embedded.tempfile, "gettempdir", lambda: str(tmp_path))
+    small = Session(COLOR, VIDEO, cache=None)
+    small.click(1, 2, 3, 4)
+    again = pickle.loads(pickle.dumps(small))
+    assert not list(tmp_path.iterdir()) and np.array_equal(again.labels(8), small.labels(8))
+    long = Session(COLOR, VIDEO, cache=None, memory=0)
+    long.click(1, 2, 3, 4)
+    with pytest.raises(TypeError, match="give it a cache"):
+        pickle.dumps(long)
+    other = copy.deepcopy(long)
+    del long
+    assert (other.labels(8) == 4).all() and len(list(tmp_path.iterdir())) == 1
+    del other
     assert not list(tmp_path.iterdir())
 
 

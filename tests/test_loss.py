@@ -145,6 +145,35 @@ def test_a_pool_without_pixels_and_one_that_is_not_finite(call):
     assert np.isnan(loss(diverged(anchors, 0), pool, of)[0])
 
 
+@pytest.mark.parametrize("call", [triplet_loss, soft_triplet_loss])
+@pytest.mark.parametrize("without", ["nothing", "positives", "negatives"])
+def test_what_stands_at_void_has_no_part_in_any_gradient(call, without):
+    """The first of the pool, which is looked up where nothing is found, and an anchor: as with zeros there, to the bit."""
+    anchors, labels, pool, of = clip(0, void=0.0)
+    of[0] = labels[1] = VOID
+    if without != "nothing":  # of label 1
+        of[(of == 1) if without == "positives" else (of == 0)] = VOID
+    of[-1] = 0 if without == "positives" else 1
+    there = labels != VOID, of != VOID
+    slopes = jax.jit(jax.grad(lambda a, p: call(a, labels, p, of).loss, (0, 1)))
+
+    def beside(number):
+        filled = (np.where(at[:, None], x, np.float32(number)) for x, at in zip((anchors, pool), there, strict=True))
+        return [np.asarray(slope) for slope in slopes(*filled)]
+
+    for clean, found in zip(beside(0), beside(np.nan), strict=True):
+        assert np.isfinite(found).all() and np.array_equal(clean, found)
+    assert without != "nothing" or all(slope.any() for slope in beside(np.nan))
+
+
+def test_as_many_labels_as_there_are():
+    anchors, pool = np.float32([[0], [1]]), np.float32([[0], [2], [4]])
+    at = partial(triplet_loss, anchors, np.int32([253, 254]), pool, np.int32([253, 254, 253]))
+    assert at(labels=255).anchors == 2
+    with pytest.raises(ValueError, match=r"labels 256: expected 1…255"):
+        at(labels=256)
+
+
 def test_numbers_that_are_no_label_take_no_part():
     anchors, pool = np.float32([[0, 0]]), np.float32([[1, 0], [0.1, 0], [2, 0]])
     at = partial(triplet_loss, anchors, np.int32([0]), pool, np.int32([0, 2, 1]), margin=0.0)

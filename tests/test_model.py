@@ -155,6 +155,16 @@ def test_embedding_and_activations(size, and_half, rng):
     assert half.dtype == jnp.float32 and 0 < np.abs(half - out.embedding).max() < 0.2
 
 
+def test_what_embed_takes_and_refuses(rng):
+    model, frames = create("color"), rng.integers(0, 256, (2, 20, 30, 3), np.uint8)
+    assert np.array_equal(embed(model, frames, [0, 1]), embed(model, frames, np.arange(2)))
+    for size in (0, -5, (7, None)):
+        with pytest.raises(InputError, match=r"size .*: expected 8 pixels or more"):
+            embed(model, frames, np.arange(2), size)
+    with pytest.raises(InputError, match=r"numbers: found \[3\], expected \[2\]"):
+        embed(model, frames, [0, 1, 2])
+
+
 def test_position_reaches_the_embedding(rng):
     config = dataclasses.replace(TINY, position="yxt")
     model = network(config)

@@ -403,7 +403,7 @@ def test_crops_have_the_size_that_a_network_gives_its_pictures():
 
 
 def test_recipes_that_there_are_not():
-    for name, value in [("average", 1.0), ("clip", -1.0), ("momentum", np.nan), ("temperature", 0.0)]:
+    for name, value in [("average", 1.0), ("clip", -1.0), ("momentum", np.nan), ("temperature", 0.0), ("rate", np.inf)]:
         with pytest.raises(InputError, match=f"{name} .*: expected"):
             TrainConfig(GROUP, **{name: value})
     # What the types of the tests would refuse by themselves, as it comes to whoever has none of them.
