@@ -25,7 +25,7 @@ from pmljax.files import asked_file, write_file
 from pmljax.options import plain_help
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
-from pmljax.terminal import interrupted_once, note, progress, show, status, text_table
+from pmljax.terminal import interrupted_once, note, notes_damage, progress, show, status, text_table
 from pmljax.training import Train
 from pmljax.weights.bundled import DEFAULT, SHA256
 
@@ -248,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             share_memory()
         keep_compiled()
         interrupted_once()
+        notes_damage()
         # Of what is taken all the same: an odd EXIF, many pixels; a cache without room.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")

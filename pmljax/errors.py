@@ -1,4 +1,5 @@
-"""The one error that a user can cause. Every message names the file or argument, what was found, what was expected."""
+"""The one error that a user can cause, and what is said of input that is taken all the same. Every message names the file or
+argument, what was found, what was expected."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ from typing import Any
 
 class InputError(ValueError):
     """Bad input: a file, a folder or an argument. The command line prints it as one line and exits with status 2."""
+
+
+class DamageWarning(UserWarning):
+    """A video that can be decoded but is not whole. The command line prints it as one line and goes on."""
 
 
 def differing(name: str, was: Any, now: Any) -> str:

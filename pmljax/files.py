@@ -18,9 +18,14 @@ except ImportError:  # Windows: nothing keeps two processes from one file
 
 def asked_file(path: Path) -> Path:
     """Where a file that the user named is written: what a link leads to. Writing replaces what is there, so that InputError
-    comes for a device or a pipe as for a folder, and for a name in a folder that is not there."""
+    comes for a device or a pipe as for a folder, for the file that what is printed goes to (/dev/stdout is a link to it), and
+    for a name in a folder that is not there."""
     if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
         raise InputError(f"{path}: expected the name of a file in a folder that is there")
+    for stream in (1, 2):
+        with suppress(OSError):  # closed, or no such file yet
+            if os.path.samestat(os.fstat(stream), path.stat()):
+                raise InputError(f"{path}: found the file that output is printed to; expected another file")
     return path.resolve() if path.is_symlink() else path
 
 

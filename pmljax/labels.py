@@ -66,7 +66,10 @@ def check_labels(
         raise InputError(f"{name}: found label {wrong}, expected 0 (background), 1…{MAX_OBJECTS} (objects), 255 (void)")
     if objects and not ((labels > 0) & (labels < VOID)).any():
         what = "nothing but void" if high == VOID else "no object, every pixel is 0"
-        what += " and background (255 alone is void: an array has ids, such as labels > 0)" if 0 == low < high else ""
+        if 0 == low < high:
+            what += (
+                " and background (255 alone is void in arrays and palettes: mark objects by ids, such as labels > 0)"
+            )
         raise InputError(f"{name}: found {what}; expected at least one pixel with an object's id (1…{MAX_OBJECTS})")
     return labels.astype(np.uint8)
 

@@ -8,10 +8,12 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from pmljax.errors import InputError
+from pmljax.errors import DamageWarning, InputError
 from pmljax.metrics import COLUMNS
 
 SCORES = ("J&F", "mean IoU")  # of a validation during training
@@ -127,6 +129,16 @@ def interrupted_once() -> None:
 def note(message: str) -> None:
     """Print what a user may want to know as one line on standard error."""
     print("pmljax: " + " ".join(message.split()), file=sys.stderr)
+
+
+def notes_damage() -> None:
+    """From here on a `DamageWarning` is a note; other warnings are shown as they were."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        note(str(message)) if issubclass(category, DamageWarning) else shown(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 def fail(message: str) -> int:

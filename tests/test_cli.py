@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -829,6 +830,19 @@ def test_evaluate_then_score(root, tmp_path, capsys):
     assert truth == {p: p.read_bytes() for p in (root / "Annotations/480p").rglob("*.png")}
 
 
+def test_a_table_where_output_is_printed(root, tmp_path):
+    """A link such as /dev/stdout to the file that the shell opened: written anew, what was in it would be lost."""
+    ours = "import sys; from pmljax.cli import main; sys.exit(main())"
+    with open(tmp_path / "log.txt", "w+") as log:
+        log.write("precious\n")
+        log.flush()
+        for to in ("/dev/stdout", str(tmp_path / "log.txt")):
+            command = [sys.executable, "-c", ours, "score", "--davis", str(root), "--results", str(root), "--csv", to]
+            done = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == 2 and f"{to}: found the file that output is printed to" in done.stderr
+    assert (tmp_path / "log.txt").read_text() == "precious\n"
+
+
 def test_what_nobody_reads_is_written_all_the_same(root, tmp_path, monkeypatch):
     def closed(_):
         raise BrokenPipeError
@@ -1010,6 +1024,35 @@ def test_a_mask_for_a_frame_that_a_video_does_not_have(segment, made, tmp_path):
     assert status == 2 and "00004.png: no frame is named 00004" in err and not (tmp_path / "out").exists()
     (masks / "00004.png").unlink()
     assert segment(tmp_path / "c.mp4", "--end", "2", mask=masks)[0] == 0
+
+
+def test_a_video_through_a_pipe(segment, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = segment(tmp_path / "pipe")
+    assert status == 2 and err.count("\n") == 1 and "pipe: found a pipe or a device; expected a file" in err
+
+
+def test_damage_is_one_line_and_masks(made, tmp_path):
+    """A frame that cannot be decoded as it was, which FFmpeg fills up from those before."""
+    path = tmp_path / "c.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 94, 150, "yuv420p"
+        for frame in made.frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame[:94], format="rgb24")))
+        container.mux(stream.encode())
+    Image.fromarray(made.truth[0][:94]).save(tmp_path / "first.png")
+    data = bytearray(path.read_bytes())
+    frames = [m.start() for m in re.finditer(b"00dc", data[: data.rindex(b"idx1")]) if m.start() > data.index(b"movi")]
+    at = frames[2] + 60
+    data[at : at + 40] = bytes(40)
+    path.write_bytes(data)
+    ours = "import sys; from pmljax.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", ours, "segment", str(path), "--mask", str(tmp_path / "first.png")]
+    command += ["--out", str(tmp_path / "out"), "--model", "color"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and len(labels_of(tmp_path / "out")) == 8
+    assert done.stderr == f"pmljax: {path}: frame 00002 is damaged; what it and those after it show may be made up\n"
 
 
 def test_grey_masks_with_ids_may_hold_nothing_but_void(segment, made, tmp_path):

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import struct
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pmljax.data.images import frame_number, image_size, list_images, natural_ke
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.sources import open_frames
 from pmljax.data.video import VideoWriter
-from pmljax.errors import InputError
+from pmljax.errors import DamageWarning, InputError
 from pmljax.labels import palette
 
 
@@ -397,6 +399,7 @@ def test_a_video_that_was_cut_off_says_so_at_its_end(tmp_path, clip):
     assert len(list(open_frames(tmp_path / "cut.mp4", end=2))) == 2  # what is asked for is there
 
 
+@pytest.mark.filterwarnings("ignore::pmljax.errors.DamageWarning")  # the frame at the cut, by some decoders
 @pytest.mark.parametrize(("name", "codec"), [("t.avi", "mpeg4"), ("t.mkv", "libx264"), ("t.webm", "libvpx")])
 def test_other_containers_that_were_cut_off(name, codec, tmp_path, rng):
     path = write_video(tmp_path / name, rng.integers(0, 256, (24, 48, 64, 3), np.uint8), codec)
@@ -410,6 +413,36 @@ def test_other_containers_that_were_cut_off(name, codec, tmp_path, rng):
         for frame in open_frames(path):
             seen.append(frame)
     assert 1 <= len(seen) < 24
+
+
+def test_an_avi_that_lost_frames_says_so(tmp_path, rng):
+    """Chunks whose heads are unreadable are passed over, and what follows is counted on; frames that were skipped as it was
+    written are not lost."""
+    import av
+
+    path = write_video(tmp_path / "t.avi", rng.integers(0, 256, (12, 48, 64, 3), np.uint8), "mjpeg", "yuvj420p")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(open_frames(path))) == 12
+    data = bytearray(path.read_bytes())
+    heads = [m.start() for m in re.finditer(b"00dc", data[: data.rindex(b"idx1")]) if m.start() > data.index(b"movi")]
+    assert len(heads) == 12
+    data[heads[4] : heads[4] + 20] = data[heads[5] : heads[5] + 20] = bytes(20)
+    path.write_bytes(data)
+    with pytest.warns(DamageWarning, match=r"t\.avi: found 2 frames less than its header says"):
+        frames = open_frames(path)
+    assert frames.count == 10 == len(list(frames))
+    with av.open(str(tmp_path / "skips.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for i in (0, 1, 4, 5):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(open_frames(tmp_path / "skips.avi"))) == 4
 
 
 @pytest.mark.parametrize("name", ["t.gif", "t.apng", "p.gif", "p.png"])

@@ -31,6 +31,8 @@ def open_frames(
         return open_folder(path, chosen, without)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected a video or a folder of frames")
+    if not path.is_file():
+        raise InputError(f"{path}: found a pipe or a device; expected a file, as a video is read more than once")
     if path.suffix.lower() in (".tif", ".tiff", ".webp"):
         image_size(path)  # of several pictures in one FFmpeg would see one, or none
     return open_video(path, chosen)

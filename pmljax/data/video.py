@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,7 +16,7 @@ from jaxtyping import Num, UInt8
 
 from pmljax.data.frames import RATE, Frames, Stamped
 from pmljax.data.whole import cut_off
-from pmljax.errors import InputError
+from pmljax.errors import DamageWarning, InputError
 from pmljax.files import publish, temporary_name
 
 
@@ -74,14 +75,28 @@ def _aspect(path: Path, size: tuple[int, int]) -> Fraction:
 
 
 def _count(path: Path) -> int | None:
-    """How many frames there are at most, by the packets: what headers say of fragmented and trimmed files is not so."""
+    """How many frames there are at most, by the packets: what headers say of fragmented and trimmed files is not so.
+
+    Of avi, which has no times but counts its frames, shown or skipped: a DamageWarning where some are lost.
+    """
     from av.error import FFmpegError
 
     try:
         with _open(path) as (container, stream):
-            return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard) or None
+            places = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            if container.format.name == "avi" and places and places[-1] is not None:
+                lost = stream.frames - (places[-1] + 1)
+                if lost > 0 and not cut_off(path):
+                    _warn(
+                        f"{path}: found {lost} frames less than its header says; what follows them is numbered too low"
+                    )
+            return len(places) or None
     except (FFmpegError, OSError):  # decoding comes to it, and says where
         return None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DamageWarning, stacklevel=2)
 
 
 def _decode(path: Path) -> Iterator[Stamped]:
@@ -93,11 +108,14 @@ def _decode(path: Path) -> Iterator[Stamped]:
     with _open(path) as (container, stream):
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or RATE)
-        index, origin = 0, None
+        index, origin, whole = 0, None, True
         try:
             for frame in container.decode(stream):
                 origin = frame.time if origin is None else origin
                 seconds = index / rate if frame.time is None else frame.time - (origin or 0.0)
+                if whole and frame.is_corrupt:
+                    whole = False
+                    _warn(f"{path}: frame {index:05d} is damaged; what it and those after it show may be made up")
                 image = frame.to_ndarray(format="rgb24", interpolation=exact)
                 yield Stamped(f"{index:05d}", index, seconds, _turned(frame, image))
                 index += 1
