@@ -103,7 +103,7 @@ def video(s: Setting) -> Iterator[Row]:
         path, mask = s.video, s.mask
         if path is None or mask is None:
             path, mask = write_clip(Path(folder), 4 if s.quick else 48, s.size)
-        for preset in ("plain",) if s.quick else ("plain", "default"):
+        for preset in ("plain",) if model == "color" else ("plain", "default", "best", "paper"):
             rounds = min(s.rounds, 5)
             given = {"video": str(path.resolve()), "mask": str(mask.resolve()), "model": model, "device": s.device}
             found = child("video", **given, preset=preset, rounds=rounds)
