@@ -1,7 +1,8 @@
 """What a run leaves on disk: `NNNNN.png` for every frame, an overlay, a contact sheet, and `run.json`.
 
 `run.json` says what the labels depend on (hashes of input, masks and weights; preset; version). A folder is continued only
-where that agrees; frames that are there already are not computed again. Every file appears whole or not at all.
+where that agrees; frames that are there already are not computed again. Every file appears whole or not at all, and one
+process at a time writes there.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def segment_to(
     inputs: the files and folders that the run reads besides the frames: `out` may not hold them.
 
     Nothing is written before the first frame is done. Raises InputError for bad input, for a folder that holds something
-    else, and for one begun with other input or settings unless `overwrite`.
+    else, for one in which another process writes, and for one begun with other input or settings unless `overwrite`.
     """
     given = {str(i): hashlib.sha256(m.tobytes()).hexdigest() for i, m in sorted(masks.items())}
     identity = _identity(model, frames) | {"masks": given, "preset": dataclasses.asdict(preset)}
