@@ -66,9 +66,9 @@ def segment_frame(
 ) -> Segmented:
     """Label one frame: embed, nearest, vote, grow, argmax, adapt, in one compiled call (once per size and capacity).
 
-    frame: uint8 RGB as decoded.  number: the frame's own, for configurations with time in their position.  index: its
-    place in the stream, for adaptation.  preset: the one that the references were made with (`start`), by default the
-    network's.
+    frame: uint8 RGB as decoded, of the marked frame's size.  number: the frame's own, for configurations with time in their
+    position.  index: its place in the stream, for adaptation.  preset: the one that the references were made with (`start`),
+    by default the network's. Neither can be told from the references: of another size or preset other rows would count.
     """
     preset = preset or preset_of(model.config)
     embedding = embed_frame(model, frame, number, preset=preset)
