@@ -21,7 +21,7 @@ from pmljax import metrics
 from pmljax.annotating import Annotate
 from pmljax.device import keep_compiled, keep_memory, share_memory
 from pmljax.errors import InputError
-from pmljax.files import asked_file, write_file
+from pmljax.files import alone, asked_file, write_file
 from pmljax.options import plain_help
 from pmljax.porting import ExportTorch, ImportTorch
 from pmljax.segmenting import Embed, Inference, Segment
@@ -153,18 +153,20 @@ class Demo:
 
     def run(self) -> None:
         from pmljax.data.sources import open_frames
-        from pmljax.demo import make_clip, score_clip
+        from pmljax.demo import make_clip, score_clip, take_folder
         from pmljax.masks import read_masks
         from pmljax.results import segment_to
 
         model, preset = self.computing.prepare()
-        truth = make_clip(self.out, self.computing.seed)
-        frames = open_frames(self.out / "clip.mp4")
-        masks = read_masks([self.out / "first.png"], frames)
-        with progress("demo", len(truth)) as advance:
-            done = segment_to(self.out / "result", model, frames, masks, preset=preset, overwrite=True, advance=advance)
-        rows = score_clip(self.out / "result", truth)
+        take_folder(self.out)
         made = self.out / "result"
+        with alone(self.out, "makes its demo there"):
+            truth = make_clip(self.out, self.computing.seed)
+            frames = open_frames(self.out / "clip.mp4")
+            masks = read_masks([self.out / "first.png"], frames)
+            with progress("demo", len(truth)) as advance:
+                done = segment_to(made, model, frames, masks, preset=preset, overwrite=True, advance=advance)
+            rows = score_clip(made, truth)
         kind = "colour and position in place of a network" if not model.config.depth else "a network"
         text = (
             f"{text_table(rows)}\nmodel: {self.computing.model} ({kind}); {done.frames} frames in {done.seconds:.1f} s,"

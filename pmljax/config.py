@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import jax.numpy as jnp
-import numpy as np
 
 from pmljax.errors import InputError
 from pmljax.resnet import BLOCKS, GROUPS, Geometry, NormKind, grid_size
@@ -20,7 +19,6 @@ POSITION_CHANNELS = {"none": 0, "yx": 2, "yxt": 3, "zeros": 2, "ijn": 3}
 
 ENLARGED = 2  # how many times as large a small frame is shown to the network, at most
 ShortSide = int | tuple[int, int | None] | None
-
 """Pixels of a frame's short side as the network sees it. A number: a longer one is scaled down to it. (least, most): a
 shorter one is scaled up to the least, too, at most twice. None: as it is."""
 
@@ -28,7 +26,7 @@ shorter one is scaled up to the least, too, at most twice. None: as it is."""
 def check_short_side(size: object) -> None:
     """InputError for what is no `ShortSide`, or less than a cell."""
     sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2 or not all(s is None or (isinstance(s, int | np.integer) and s >= 8) for s in sides):
+    if len(sides) != 2 or not all(s is None or (isinstance(s, int) and s >= 8) for s in sides):
         raise InputError(f"size {size}: expected 8 pixels or more, two such numbers, or None")
 
 

@@ -20,18 +20,21 @@ from pmljax.metrics import frame_scores, table
 FRAMES, SIZE, OBJECTS = 20, (240, 426), 2
 
 
-def make_clip(out: Path, seed: int) -> UInt8[np.ndarray, "t h w"]:
-    """Write `out`/clip.mp4 and `out`/first.png; returns the true labels of every frame.
-
-    Raises InputError for a folder that holds anything and is not marked as the demo's, by demo.json.
-    """
-    mark = out / "demo.json"
-    if out.is_dir() and any(out.iterdir()) and not mark.is_file():
+def take_folder(out: Path) -> None:
+    """Make the demo's folder; InputError for one that holds anything and is not marked as a demo's, by demo.json."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "demo.json").is_file():
         raise InputError(
             f"{out}: found {min(p.name for p in out.iterdir())}; expected a new folder, or an earlier demo's"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_file(mark, json.dumps({"seed": seed, "frames": FRAMES, "size": SIZE, "objects": OBJECTS}).encode())
+
+
+def make_clip(out: Path, seed: int) -> UInt8[np.ndarray, "t h w"]:
+    """Write `out`/clip.mp4 and `out`/first.png, and demo.json, which marks the folder; returns the true labels of every
+    frame. `out`: as `take_folder` leaves it."""
+    write_file(
+        out / "demo.json", json.dumps({"seed": seed, "frames": FRAMES, "size": SIZE, "objects": OBJECTS}).encode()
+    )
     made = clip(jax.random.key(seed), frames=FRAMES, size=SIZE, objects=OBJECTS)
     frames, labels = np.asarray(made.frames), np.asarray(made.labels)
     with VideoWriter(out / "clip.mp4", threads=1) as video:

@@ -55,7 +55,7 @@ class Lent:
     """A file that is in no cache: it goes with the last session on it, copies of one included."""
 
     def __init__(self, path: Path):
-        weakref.finalize(self, path.unlink, missing_ok=True)
+        weakref.finalize(self, _remove, path, os.getpid())
 
     def __deepcopy__(self, _: object) -> Lent:
         return self
@@ -65,6 +65,11 @@ class Lent:
             "a session of a long video without a cache cannot be pickled: its embeddings are in a file that"
             " goes with it; give it a cache"
         )
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # no process that was forked from it
+        path.unlink(missing_ok=True)
 
 
 @dataclass

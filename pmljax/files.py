@@ -80,6 +80,8 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
             raise InputError(f"{folder}: another process {doing}; expected it to have ended, or another --out")
         yield
     finally:
+        with suppress(OSError):  # closed alone, a process forked meanwhile would keep it
+            fcntl.flock(held, fcntl.LOCK_UN)
         os.close(held)
 
 

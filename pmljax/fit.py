@@ -86,9 +86,12 @@ def fit(
     started = time.monotonic()
     step, key = spread(config, objective), jax.random.key(config.seed)
     state, devices = create_state(config, variables), jax.local_device_count()
-    there = (run / checkpoint.FOLDER).iterdir() if (run / checkpoint.FOLDER).is_dir() else ()
-    new = overwrite or not any(p.name.isdecimal() and p.is_dir() for p in there)
     with ExitStack() as opened:  # closed whatever stops the run
+        mine = jax.process_count() == 1  # hosts share the folder
+        held = mine and run.is_dir()
+        if held:
+            opened.enter_context(alone(run, "trains in it"))
+        new = overwrite or not _begun(run)
         if new:
             state, stream = replicate(state), batches(0)
             with _advice(config):
@@ -98,8 +101,12 @@ def fit(
                 with _advice(config):
                     config = dataclasses.replace(config, steps=_affordable(config, step, state, batches(0), key, left))
         run.mkdir(parents=True, exist_ok=True)
-        if jax.process_count() == 1:  # hosts share the folder
+        if mine and not held:  # nobody could be kept from a folder that was not there
             opened.enter_context(alone(run, "trains in it"))
+            if new and not overwrite and _begun(run):
+                raise InputError(
+                    f"{run}: another process trained in it meanwhile; expected another --out, or the same again"
+                )
         if overwrite:
             _clear(run)
         folder = checkpoint.open_folder(run, every.keep)
@@ -231,6 +238,12 @@ def _same_recipe(run: Path, before: dict[str, Any], config: TrainConfig) -> None
 
 
 LEFT = (checkpoint.FOLDER, "tensorboard", "validation")  # the folders of a run
+
+
+def _begun(run: Path) -> bool:
+    """Whether the folder holds checkpoints."""
+    there = (run / checkpoint.FOLDER).iterdir() if (run / checkpoint.FOLDER).is_dir() else ()
+    return any(p.name.isdecimal() and p.is_dir() for p in there)
 
 
 def _check_ours(run: Path) -> None:

@@ -181,7 +181,8 @@ def embed(
     frames: uint8 RGB as decoded.  numbers: each frame's own number (used where the configuration has time in its
     position).  short_side: as `Preset.size`; None: as the frames are.  flip: the mean with the embedding of
     the mirrored frame, at unit length again where the configuration says so.  Compiled once for each size and number
-    of frames.  InputError for frames, numbers or sizes that are none.
+    of frames.  InputError for frames that are no array of uint8 RGB, another
+    number of numbers, and sizes below 8.
     """
     embedding = embed_stages(model, frames, numbers, short_side).embedding
     if not flip:

@@ -157,7 +157,7 @@ def status(run: Callable[[], object]) -> int:
             sys.stdout.flush()
             raise
         sys.stdout.flush()
-    except InputError as error:
+    except (InputError, DamageWarning) as error:  # the latter where Python is told that warnings are errors
         return fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python prints when it ends

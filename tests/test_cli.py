@@ -961,6 +961,13 @@ def test_demo(tmp_path, capsys):
     assert (tmp_path / "mine/clip.mp4").read_bytes() == b"precious"
 
 
+@pytest.mark.skipif(files.fcntl is None, reason="no locks here")
+def test_one_demo_at_a_time(tmp_path, capsys):
+    with files.alone(tmp_path, "makes its demo there"):
+        status, _, err = run("demo", *COLOR, "--out", tmp_path, capsys=capsys)
+    assert status == 2 and f"{tmp_path}: another process makes its demo there" in err and not list(tmp_path.iterdir())
+
+
 def test_info(capsys):
     status, out, _ = run("info", "--json", capsys=capsys)
     assert status == 0

@@ -19,7 +19,7 @@ from pmljax.data import davis, synthetic, youtube_vos
 from pmljax.data.images import frame_number, image_size, list_images, natural_key, read_image
 from pmljax.data.overlay import ContactSheet, paint
 from pmljax.data.sources import open_frames
-from pmljax.data.video import VideoWriter
+from pmljax.data.video import VideoWriter, _missing
 from pmljax.errors import DamageWarning, InputError
 from pmljax.labels import palette
 
@@ -429,20 +429,23 @@ def test_an_avi_that_lost_frames_says_so(tmp_path, rng):
     assert len(heads) == 12
     data[heads[4] : heads[4] + 20] = data[heads[5] : heads[5] + 20] = bytes(20)
     path.write_bytes(data)
-    with pytest.warns(DamageWarning, match=r"t\.avi: found 2 frames less than its header says"):
+    with pytest.warns(DamageWarning, match=r"t\.avi: its header says 2 frames more than were found"):
         frames = open_frames(path)
     assert frames.count == 10 == len(list(frames))
-    with av.open(str(tmp_path / "skips.avi"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for i in (0, 1, 4, 5):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * i, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(list(open_frames(tmp_path / "skips.avi"))) == 4
+    for ticks in [(0, 1, 4, 5), (0, 2, 4, 6), (0, 3, 6, 9, 18)]:  # with two and three ticks a frame
+        with av.open(str(tmp_path / "skips.avi"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for i in ticks:
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * i, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, 10)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(list(open_frames(tmp_path / "skips.avi"))) == len(ticks)
+    # As B-frames are written with 60 ticks a frame: the last two in disorder, and side by side.
+    assert not _missing([*range(0, 1380, 60), 1381, 1380], 1440)
 
 
 @pytest.mark.parametrize("name", ["t.gif", "t.apng", "p.gif", "p.png"])

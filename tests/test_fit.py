@@ -19,6 +19,7 @@ import pytest
 from filled import network
 
 import pmljax
+from pmljax import fit as fit_module
 from pmljax.config import ModelConfig
 from pmljax.errors import InputError
 from pmljax.fit import Every, _same_recipe, fit
@@ -400,6 +401,24 @@ def test_one_process_at_a_time(tmp_path):
     os.close(held)
     assert (tmp_path / "checkpoints/5").is_dir()
     train(tmp_path, dataclasses.replace(CONFIG, steps=5))
+
+
+def test_a_run_that_another_process_made_meanwhile(tmp_path, monkeypatch):
+    """Before the first clips are there nothing is written, and nobody can be kept from a folder that is not there."""
+    pytest.importorskip("fcntl")
+    run, laid = tmp_path / "run", fit_module.replicate
+
+    def meanwhile(state):
+        monkeypatch.setattr(fit_module, "replicate", laid)
+        train(run, dataclasses.replace(CONFIG, steps=5, rate=2e-3))
+        return laid(state)
+
+    monkeypatch.setattr(fit_module, "replicate", meanwhile)
+    with pytest.raises(InputError, match="another process trained in it meanwhile"):
+        train(run)
+    assert (run / "checkpoints/5").is_dir() and checkpoint.read_record(run / "checkpoints/5")["config"]["steps"] == 5
+    with pytest.raises(InputError, match="rate"):
+        train(run)
 
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median_low
 from types import TracebackType
 from typing import Any
 
@@ -77,22 +78,31 @@ def _aspect(path: Path, size: tuple[int, int]) -> Fraction:
 def _count(path: Path) -> int | None:
     """How many frames there are at most, by the packets: what headers say of fragmented and trimmed files is not so.
 
-    Of avi, which has no times but counts its frames, shown or skipped: a DamageWarning where some are lost.
+    Of avi, which has no times but counts its frames, shown or skipped: a DamageWarning where some are missing.
     """
     from av.error import FFmpegError
 
     try:
         with _open(path) as (container, stream):
-            places = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
-            if container.format.name == "avi" and places and places[-1] is not None:
-                lost = stream.frames - (places[-1] + 1)
-                if lost > 0 and not cut_off(path):
-                    _warn(
-                        f"{path}: found {lost} frames less than its header says; what follows them is numbered too low"
-                    )
-            return len(places) or None
+            times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            if container.format.name == "avi" and (lost := _missing(times, stream.frames)) and not cut_off(path):
+                _warn(
+                    f"{path}: its header says {lost} frames more than were found; where they are missing before the end, what"
+                    " follows is numbered too low"
+                )
+            return len(times) or None
     except (FFmpegError, OSError):  # decoding comes to it, and says where
         return None
+
+
+def _missing(found: list[int | None], ticks: int) -> int:
+    """Frames that an avi of so many ticks has beyond those at the ticks `found`. Some have several ticks a frame; skipped
+    frames are ticks."""
+    times = sorted({time for time in found if time is not None})
+    if not times:
+        return 0
+    frame = median_low(b - a for a, b in pairwise(times)) if times[1:] else 1
+    return max(ticks - (times[-1] + frame), 0) // frame
 
 
 def _warn(message: str) -> None:
